@@ -1,0 +1,48 @@
+# Every target sets up what it needs; a second run starts at once.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+# where it is set, every process would compile torch's files again, which takes longer than most tests
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: setup demo test lint bench
+.SUFFIXES:
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: expected Python 3.11 or later, got '$(PYTHON)' = $$($(PYTHON) --version 2>&1); name another: make PYTHON=python3.11" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "error: $(PYTHON) cannot make virtual environments; install its venv module (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 2; }
+	@echo "setting up .venv (about 6 GB, one to three minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@{ $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check uv==0.13.9 \
+	  && $(BIN)/uv pip install --quiet --python $(BIN)/python --requirements requirements.lock \
+	  && $(BIN)/uv pip install --quiet --python $(BIN)/python --python-version 3.10 --no-deps sal-detectron2==0.7.2 \
+	  && $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; } 2>.setup.log \
+	  || { echo "error: the packages of requirements.lock could not be installed; is the network reachable? The reason: $$(tail -n 1 .setup.log) (all of it: .setup.log)" >&2; exit 2; }
+	@rm -f .setup.log && touch $@
+
+# Ends with a table: raw pixels, random initialisation, SimSiam, SimSiam with guidance. Runs that are finished are kept,
+# one that was interrupted is resumed.
+demo: runs/demo/simsiam/checkpoint.safetensors runs/demo/simsiam-guided/checkpoint.safetensors
+	$(BIN)/python transfer/linear.py --pixels --ckpt random:resnet18 $^ --output runs/demo
+
+runs/demo/simsiam/checkpoint.safetensors: | $(READY)
+	$(BIN)/python pretrain/run.py objective.guidance=symmetric --output $(@D) $(if $(wildcard $(@D)/state.pt),--resume)
+
+runs/demo/simsiam-guided/checkpoint.safetensors: | $(READY)
+	$(BIN)/python pretrain/run.py objective.guidance=guided --output $(@D) $(if $(wildcard $(@D)/state.pt),--resume)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	@for script in tests/benchmarks/*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
