@@ -1,0 +1,52 @@
+"""How every command treats a user's mistake: one line on stderr, exit code 2."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import NoReturn
+
+
+class InputError(ValueError):
+    """A mistake of the user: the message says what was expected, what came, and what to do, in one sentence."""
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:
+    """The error for a name that is not among the choices, with the closest one suggested.
+
+    Args:
+        kind: what the name stands for, e.g. ``"objective"``.
+        name: what the user wrote.
+        choices: every valid name.
+    """
+    choices = sorted(choices)
+    close = difflib.get_close_matches(name, choices, n=1)
+    suggestion = f"; did you mean '{close[0]}'?" if close else ";"
+    return InputError(f"unknown {kind} '{name}'{suggestion} choose from: {', '.join(choices)}")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser, except that a wrong argument is an `InputError` instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"{message}; see --help")
+
+
+def reports_input_errors(main: Callable[[], int]) -> Callable[[], int]:
+    """Make a command print an `InputError` as one line and return 2; every other exception keeps its traceback."""
+
+    @wraps(main)
+    def command() -> int:
+        try:
+            return main()
+        except InputError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+
+    return command
