@@ -1,0 +1,1 @@
+"""Pretraining without labels: views, objectives, loop. Writes a checkpoint; knows nothing of how it is evaluated."""

@@ -1,0 +1,109 @@
+"""Ranks: several processes under torchrun, or the one that is nothing special."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from converters.devices import find_device
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among its peers.
+
+    Attributes:
+        rank: of this process, from 0.
+        world_size: number of processes.
+        device: where this process computes.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+
+def join(device: str | None) -> Ranks:
+    """Join the process group that torchrun describes, if it does: NCCL on GPUs, gloo on CPUs.
+
+    Args:
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; None for a GPU where there is one.
+
+    Raises:
+        InputError: the device does not exist.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        return Ranks(0, 1, find_device(device))
+    if device == "cuda" or (device is None and torch.cuda.is_available()):
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    chosen = find_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return Ranks(dist.get_rank(), dist.get_world_size(), chosen)
+
+
+def leave() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's rank; 0 outside of torchrun."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def from_main(message: str | None) -> str | None:
+    """What the main rank says, on every rank."""
+    if not dist.is_initialized():
+        return message
+    messages = [message]
+    dist.broadcast_object_list(messages)
+    return messages[0]
+
+
+def gather(x: Tensor, dim: int = 0) -> Tensor:
+    """Tensors of all ranks, concatenated in the order of ranks; no gradient flows through.
+
+    Args:
+        x: the same shape on every rank.
+        dim: along which they are joined.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return x.detach()
+    parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    return torch.cat(parts, dim)
+
+
+def gather_shards(x: Tensor, num_total: int) -> Tensor:
+    """Undo ``x_all[rank::world_size]``: rows of all ranks in their original order, each exactly once.
+
+    Args:
+        x: this rank's rows, (ceil or floor of num_total / world_size, ...).
+        num_total: number of rows of all ranks together.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return x
+    world_size = dist.get_world_size()
+    longest = -(-num_total // world_size)
+    padded = torch.cat([x, x.new_zeros(longest - len(x), *x.shape[1:])])
+    interleaved = gather(padded[:, None], dim=1)  # (longest, world_size, ...): [i, r] is image i * world_size + r
+    return interleaved.flatten(0, 1)[:num_total]
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """Average of a tensor over all ranks."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return x
+    total = x.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()

@@ -1,0 +1,70 @@
+"""Objectives: one file per method, found by its file name.
+
+A file holds a dataclass ``Config`` and a class ``Method(config, backbone, feature_dim)`` derived from `Objective`. To
+add a method, add a file.
+"""
+
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from converters.errors import unknown
+
+
+class Objective(nn.Module):
+    """What is minimised, with all that is thrown away after pretraining: heads, momentum target, queue, ...
+
+    Everything lives in modules and buffers, so that one state dict resumes a run.
+
+    Attributes:
+        backbone: the network that is kept: images (B, 3, H, W) to features (B, D).
+        num_views: views per image that `forward` expects.
+        projections: of the last batch's first views, (B, D), detached: what the collapse watch looks at.
+    """
+
+    backbone: nn.Module
+    num_views: int
+    projections: Tensor | None = None
+
+    def forward(self, views: list[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses and statistics of a batch.
+
+        Args:
+            views: `num_views` tensors of shape (B, 3, H, W), row i of each from image i.
+            generator: for the objective's own random choices; in the same state on every rank.
+
+        Returns:
+            Scalars: ``"loss"`` is minimised, the rest is logged.
+        """
+        raise NotImplementedError
+
+    def after_step(self, progress: float) -> None:
+        """Move momentum targets and schedules after an optimiser step.
+
+        Args:
+            progress: share of the run that is finished, from 0 to 1.
+        """
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Which parameters get which rate: dicts with ``"params"`` and ``"fixed_lr"`` (follows no schedule if true)."""
+        return [{"params": [x for x in self.parameters() if x.requires_grad], "fixed_lr": False}]
+
+
+def names() -> list[str]:
+    """Every objective: the modules of this package."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def find(name: str) -> ModuleType:
+    """The module of an objective, with its ``Config`` and ``Method``.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in names():
+        raise unknown("objective", name, names())
+    return importlib.import_module(f"{__name__}.{name}")
