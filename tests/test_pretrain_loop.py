@@ -1,0 +1,265 @@
+"""The loop: an interrupted run ends like an unbroken one, and trouble is said when it happens."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from converters.backbones import build_backbone
+from converters.checkpoint import load
+from converters.errors import InputError
+from pretrain.config import Config, DataConfig, MonitorConfig, OptimConfig, ViewConfig, as_dict
+from pretrain.data import Loader, Pool
+from pretrain.distributed import Ranks
+from pretrain.loop import CollapseError, Run, train
+from pretrain.objectives import Objective, byol, simsiam
+from pretrain.state import RunFolder, load_state
+
+CPU = torch.device("cpu")
+METHODS = {
+    "simsiam": lambda: simsiam.Method(_small(simsiam.Config(views=2)), build_backbone("resnet18"), 512),
+    "byol": lambda: byol.Method(_small(byol.Config(views=4)), build_backbone("resnet18"), 512),
+}
+
+
+def _small(config: simsiam.Config | byol.Config) -> simsiam.Config | byol.Config:
+    return replace(config, projector_dims=[16, 16], predictor_dim=8)
+
+
+def _config(**changes: object) -> Config:
+    config = Config(
+        arch="resnet18",
+        epochs=3,
+        batch_size=4,
+        log_every=1,
+        save_minutes=0,
+        views=ViewConfig(size=32),
+        optim=OptimConfig(base_lr=0.5),
+        objective=simsiam.Config(),
+    )
+    return replace(config, **changes)
+
+
+class InterruptedRunError(Exception):
+    """Stands for the kill."""
+
+
+class BreakingLoader(Loader):
+    """Raises in the middle of an epoch."""
+
+    batches_left = 10**9
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Tensor]]:
+        for views in super().epoch(epoch, start):
+            if self.batches_left == 0:
+                raise InterruptedRunError
+            self.batches_left -= 1
+            yield views
+
+
+def _run(config: Config, objective: Objective, folder: Path, *, resume: bool = False, breaks_after: int = 10**9) -> Run:
+    images = torch.randint(0, 256, (13, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    part = config.batch_size // config.accumulate
+    loader = BreakingLoader(Pool(images), config.views, objective.num_views, part, seed=config.seed, device=CPU)
+    loader.batches_left = breaks_after
+    state = load_state(folder / "state.pt", _identity(config)) if resume else None
+    return Run(config, Ranks(0, 1, CPU), objective, loader, None, folder, RunFolder(folder, resume=resume), state)
+
+
+def _identity(config: Config) -> dict[str, object]:
+    return {**as_dict(config), "num_images": 13, "processes": 1}
+
+
+def _train(run: Run) -> None:
+    assert run.folder is not None
+    with run.folder:
+        train(run)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("accumulate", "breaks_after"), [(1, 4), (2, 9)])
+def test_run_broken_in_mid_epoch_ends_bit_equal_to_the_unbroken_one(
+    method: str, accumulate: int, breaks_after: int, tmp_path: Path
+) -> None:
+    config = _config(accumulate=accumulate, seed=3)
+
+    def objective(seed: int) -> Objective:
+        torch.manual_seed(seed)
+        return METHODS[method]()
+
+    _train(_run(config, objective(0), tmp_path / "whole"))
+    with pytest.raises(InterruptedRunError):
+        _train(_run(config, objective(0), tmp_path / "broken", breaks_after=breaks_after))
+    # other initial weights: everything must come from the state
+    _train(_run(config, objective(1), tmp_path / "broken", resume=True))
+
+    whole, resumed = (load_state(tmp_path / name / "state.pt", _identity(config)) for name in ("whole", "broken"))
+    assert whole.step == resumed.step == 9
+    for name, tensor in whole.objective.items():
+        assert torch.equal(tensor, resumed.objective[name]), name
+    for index, slots in whole.optimizer["state"].items():
+        assert torch.equal(slots["momentum_buffer"], resumed.optimizer["state"][index]["momentum_buffer"])
+    lines = [_metrics(tmp_path / name) for name in ("whole", "broken")]
+    assert [_without_time(line) for line in lines[0]] == [_without_time(line) for line in lines[1]]
+
+
+def _metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _without_time(line: dict[str, float]) -> dict[str, float]:
+    return {key: value for key, value in line.items() if key != "images_per_s"}
+
+
+def test_resumed_run_without_its_state_would_end_elsewhere(tmp_path: Path) -> None:
+    # the control of the test above: weights do depend on where they start
+    config = _config()
+    for name, seed in (("a", 0), ("b", 1)):
+        torch.manual_seed(seed)
+        _train(_run(config, METHODS["simsiam"](), tmp_path / name))
+    a, b = (load(tmp_path / name / "checkpoint.safetensors").backbone["conv1.weight"] for name in ("a", "b"))
+    assert not torch.equal(a, b)
+
+
+def test_half_precision_keeps_weights_and_state_in_full(tmp_path: Path) -> None:
+    losses = []
+    for bf16 in (False, True):
+        torch.manual_seed(0)
+        _train(_run(_config(bf16=bf16, epochs=1), METHODS["byol"](), tmp_path / str(bf16)))
+        losses.append(_metrics(tmp_path / str(bf16))[0]["loss"])
+        weights = load(tmp_path / str(bf16) / "checkpoint.safetensors").backbone  # refuses anything but float32
+        assert weights["conv1.weight"].isfinite().all()
+    assert losses[0] != losses[1]  # it did compute in another precision
+    assert losses[0] == pytest.approx(losses[1], abs=0.1)
+
+
+class Toy(Objective):
+    """A linear map whose loss is a mean over images, so that parts of a batch add up exactly."""
+
+    num_views = 1
+
+    def __init__(self, dim: int = 8) -> None:
+        super().__init__()
+        self.backbone = build_backbone("resnet18")
+        self.weight = nn.Parameter(torch.ones(3, dim, dtype=torch.float64))
+        self.progress: list[float] = []
+
+    def project(self, view: Tensor) -> Tensor:
+        return view.mean(dim=(2, 3)).double() @ self.weight
+
+    def forward(self, views: list[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        z = self.project(views[0])
+        self.projections = z.detach()
+        return {"loss": z.square().mean()}
+
+    def after_step(self, progress: float) -> None:
+        self.progress.append(progress)
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        return [{"params": [self.weight], "fixed_lr": False}]
+
+
+class Spread(Toy):
+    """Random projections: healthy by construction."""
+
+    def project(self, view: Tensor) -> Tensor:
+        noise = torch.randn(len(view), 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        return noise + 0 * super().project(view)
+
+
+class Point(Toy):
+    """Every image at the same place: collapsed by construction."""
+
+    def project(self, view: Tensor) -> Tensor:
+        return torch.ones(len(view), 8, dtype=torch.float64) + 0 * super().project(view)
+
+
+class Line(Toy):
+    """Every image on one line through the origin, evenly spread on it: collapsed in all directions but one."""
+
+    def project(self, view: Tensor) -> Tensor:
+        side = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(len(view))[: len(view), None]
+        return side * torch.ones(8, dtype=torch.float64) + 0 * super().project(view)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_momentum_and_schedules_move_once_per_optimiser_step(accumulate: int, tmp_path: Path) -> None:
+    toy = Spread()
+    _train(_run(_config(accumulate=accumulate), toy, tmp_path / "run"))
+    assert toy.progress == pytest.approx([step / 9 for step in range(1, 10)])
+
+
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    weights = []
+    for accumulate in (1, 2):
+        # views that do not depend on how a batch is divided: no randomness is left in them
+        views = ViewConfig(size=8, crop_scale=(1, 1), crop_ratio=(1, 1), flip_p=0, jitter_p=0, gray_p=0, blur_p=0)
+        toy = Toy()
+        config = _config(accumulate=accumulate, epochs=1, views=views, optim=OptimConfig(base_lr=0.5, weight_decay=0))
+        _train(_run(config, toy, tmp_path / str(accumulate)))
+        weights.append(toy.weight.detach())
+    assert not torch.equal(weights[0], torch.ones(3, 8, dtype=torch.float64))
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-6, atol=0)
+
+
+class Diverging(Spread):
+    """Its loss is infinite from the fifth step on."""
+
+    def forward(self, views: list[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        scalars = super().forward(views, generator)
+        return {"loss": scalars["loss"] * (float("inf") if len(self.progress) >= 4 else 1)}
+
+
+@pytest.mark.parametrize("log_every", [1, 3, 100])
+def test_infinite_loss_names_its_step_and_leaves_a_finite_state(log_every: int, tmp_path: Path) -> None:
+    config = _config(log_every=log_every)
+    with pytest.raises(
+        InputError, match=r"loss is not finite at step 5 \(rate .*, batch 4\); last finite state: .*state.pt"
+    ):
+        _train(_run(config, Diverging(), tmp_path / "run"))
+    state = load_state(tmp_path / "run/state.pt", _identity(config))
+    assert state.step < 5
+    assert all(tensor.isfinite().all() for tensor in state.objective.values())
+
+
+def test_update_that_overflows_does_not_replace_the_last_finite_state(tmp_path: Path) -> None:
+    config = _config(epochs=1, optim=OptimConfig(base_lr=1e308, scale_lr=False, weight_decay=1e3))
+    with pytest.raises(InputError, match=r"weights are not finite after step 1 .*last finite state: .*state\.pt"):
+        _train(_run(config, Toy(), tmp_path / "run"))
+    assert load_state(tmp_path / "run/state.pt", _identity(config)).step == 0
+
+
+@pytest.mark.parametrize("objective", [Point, Line])
+def test_collapse_is_announced_once(objective: type[Toy], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _train(_run(_config(), objective(), tmp_path / "run"))
+    announcements = [line for line in capsys.readouterr().out.splitlines() if "collapse" in line]
+    assert len(announcements) == 1
+    assert announcements[0].startswith("warning: collapse at step ")
+
+
+@pytest.mark.parametrize("objective", [Point, Line])
+def test_collapse_stops_the_run_if_told_to(objective: type[Toy], tmp_path: Path) -> None:
+    config = _config(monitor=MonitorConfig(on_collapse="stop"))
+    with pytest.raises(CollapseError, match="collapse at step"):
+        _train(_run(config, objective(), tmp_path / "run"))
+    assert load_state(tmp_path / "run/state.pt", _identity(config)).collapsed
+
+
+def test_healthy_run_announces_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _train(_run(_config(monitor=MonitorConfig(on_collapse="stop")), Spread(), tmp_path / "run"))
+    assert "collapse" not in capsys.readouterr().out
+
+
+def test_checkpoint_says_where_it_comes_from(tmp_path: Path) -> None:
+    config = _config(seed=7, data=DataConfig(source="sample"), views=ViewConfig(size=32, mean=(0.5, 0.5, 0.5)))
+    _train(_run(config, METHODS["simsiam"](), tmp_path / "run"))
+    checkpoint = load(tmp_path / "run/checkpoint.safetensors")
+    assert checkpoint.arch == "resnet18"
+    assert (checkpoint.pixels.size, checkpoint.pixels.mean, checkpoint.pixels.order) == (32, (0.5, 0.5, 0.5), "RGB")
+    source = checkpoint.source
+    assert (source.method, source.branch, source.dataset) == ("simsiam-guided-4views", "online", "sample")
+    assert (source.epochs, source.seed) == (3, 7)
