@@ -1,0 +1,1 @@
+"""Measures how well a checkpoint transfers. Reads a checkpoint; knows nothing of how it was trained."""

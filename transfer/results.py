@@ -1,0 +1,100 @@
+"""Results: one JSON line per number, append only. Tables and reports read nothing else."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from converters import __version__
+from converters.errors import InputError
+
+
+@dataclass(frozen=True)
+class Result:
+    """A measured number with all that is needed to compare it, or to refuse to.
+
+    Attributes:
+        task: kind of evaluation: ``"linear"``, ``"knn"``.
+        dataset: e.g. ``"cifar10"``.
+        split: e.g. ``"test"``.
+        protocol: name of the procedure.
+        protocol_hash: of its every setting; numbers of different hashes share no column.
+        metric: e.g. ``"accuracy"``.
+        value: in `unit`.
+        unit: ``"share"`` for a number in 0..1.
+        num_examples: that the value is computed over.
+        interval: 95 %, over test examples.
+        representation: what was evaluated, in words.
+        checkpoint_sha256: of the file; None for a control that has none.
+        seed: of pretraining, or of a random initialisation; None if unknown or none.
+        details: what the procedure found on its way, e.g. the chosen weight decay.
+        seconds: that the evaluation took, features included.
+        versions: of the packages that computed it.
+    """
+
+    task: str
+    dataset: str
+    split: str
+    protocol: str
+    protocol_hash: str
+    metric: str
+    value: float
+    unit: str
+    num_examples: int
+    interval: tuple[float, float]
+    representation: str
+    checkpoint_sha256: str | None
+    seed: int | None
+    details: dict[str, Any]
+    seconds: float
+    versions: dict[str, str]
+
+
+def append(results: Iterable[Result], path: Path) -> None:
+    """Append results to a file, in one write, so that two processes do not mix their lines.
+
+    A last line that a kill has cut off stays as it is; the results begin on a line of their own.
+
+    Args:
+        results: to be written, one line each.
+        path: made if it is missing.
+    """
+    lines = "".join(json.dumps(asdict(result)) + "\n" for result in results).encode()
+    with path.open("ab+", buffering=0) as file:
+        if file.tell() and path.read_bytes()[-1:] != b"\n":
+            lines = b"\n" + lines
+        file.write(lines)
+
+
+def read(path: Path) -> list[Result]:
+    """Every result of a file, in the order of writing.
+
+    Raises:
+        InputError: the file is missing, or a line is not a result.
+    """
+    if not path.is_file():
+        raise InputError(f"results {path} not found; expected a results.jsonl written by transfer/linear.py")
+    return [_parse(path, number, line) for number, line in enumerate(path.read_text().splitlines(), start=1)]
+
+
+def _parse(path: Path, number: int, line: str) -> Result:
+    try:
+        record = json.loads(line)
+        return Result(**{**record, "interval": tuple(record["interval"])})
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        expected = ", ".join(field.name for field in fields(Result))
+        raise InputError(f"{path}, line {number}: expected a result ({expected}), got {line[:80]!r}") from error
+
+
+def protocol_hash(settings: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits that change with any setting of a protocol."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def current_versions() -> dict[str, str]:
+    """Versions of the packages that a number may depend on."""
+    names = ("torch", "torchvision", "scikit-learn", "numpy")
+    return {"gsg-transfer": __version__, **{name: version(name) for name in names}}
