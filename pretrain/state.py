@@ -73,7 +73,7 @@ def load_state(path: Path, config: dict[str, Any]) -> State:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the damaged byte happens to break
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
         raise InputError(f"{path} is truncated or no state file ({reason}); start again in another folder") from error
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise InputError(f"{path}: expected a state file of format {FORMAT}; start again in another folder")
