@@ -17,7 +17,8 @@ WEIGHT_DECAYS = tuple(float(value) for value in np.logspace(-6, 5, 45))
 VALIDATION_SHARE = 0.2
 VALIDATION_SEED = 0
 MAX_ITERATIONS = 100  # as the same reference; what does not converge until then is counted
-SOLVER = "newton-cg"  # a quarter of L-BFGS's time at equal tolerance, measured on features and on pixels
+# At tolerance 1e-5, 0.6 of L-BFGS's time for 2,200 x 512 features and 0.8 for 2,200 x 3,072 pixels (one run each).
+SOLVER = "newton-cg"
 TOLERANCE = 1e-4  # on the largest entry of the mean loss's gradient: the reference's, and scikit-learn's default
 _SMALL = 10_000_000  # values
 
