@@ -152,9 +152,8 @@ class _Training:
         self.log.write(self.step, epoch, {"lr": rate, **means, "images_per_s": self.log.images_per_second(self.step)})
         self.log.show(self.step, f"epoch {epoch + 1}/{self.config.epochs}  loss {means['loss']:.3f}")
         self._check_collapse(self.watch.check(spread=means["spread"]))
-        if (
-            self.step % self.run.steps_per_epoch
-        ):  # else the epoch's measurement comes first, or a resumed run would lack it
+        # at an epoch's end its measurement comes first, or a resumed run would lack it
+        if self.step % self.run.steps_per_epoch:
             self._save_if_due()
 
     def _measure(self, epochs: int) -> None:
