@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import NoReturn
 
@@ -24,6 +24,12 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:
     close = difflib.get_close_matches(name, choices, n=1)
     suggestion = f"; did you mean '{close[0]}'?" if close else ";"
     return InputError(f"unknown {kind} '{name}'{suggestion} choose from: {', '.join(choices)}")
+
+
+def first_few(items: Sequence[str], count: int = 4) -> str:
+    """The first of a list that may be long, and how many follow."""
+    more = f", and {len(items) - count} more" if len(items) > count else ""
+    return ", ".join(items[:count]) + more
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -4,15 +4,12 @@ A file holds a dataclass ``Config`` and a class ``Method(config, backbone, featu
 add a method, add a file.
 """
 
-import importlib
-import pkgutil
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from converters.errors import unknown
+from converters.plugins import plugins
 
 
 class Objective(nn.Module):
@@ -54,17 +51,4 @@ class Objective(nn.Module):
         return [{"params": [x for x in self.parameters() if x.requires_grad], "fixed_lr": False}]
 
 
-def names() -> list[str]:
-    """Every objective: the modules of this package."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
-
-
-def find(name: str) -> ModuleType:
-    """The module of an objective, with its ``Config`` and ``Method``.
-
-    Raises:
-        InputError: there is none of that name.
-    """
-    if name not in names():
-        raise unknown("objective", name, names())
-    return importlib.import_module(f"{__name__}.{name}")
+names, find = plugins(__name__, "objective")

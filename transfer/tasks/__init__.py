@@ -4,12 +4,9 @@ A file holds ``KNN``, a tuple of `Neighbours`, and ``load(root)``, which returns
 data set, add a file.
 """
 
-import importlib
-import pkgutil
-from types import ModuleType
 from typing import NamedTuple
 
-from converters.errors import unknown
+from converters.plugins import plugins
 
 
 class Neighbours(NamedTuple):
@@ -24,17 +21,4 @@ class Neighbours(NamedTuple):
     temperature: float | None
 
 
-def names() -> list[str]:
-    """Every task: the modules of this package."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
-
-
-def find(name: str) -> ModuleType:
-    """The module of a task.
-
-    Raises:
-        InputError: there is none of that name.
-    """
-    if name not in names():
-        raise unknown("data set", name, names())
-    return importlib.import_module(f"{__name__}.{name}")
+names, find = plugins(__name__, "data set")
