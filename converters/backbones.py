@@ -1,15 +1,26 @@
 """Backbones by architecture name: the module, the tensors it must have, and the shape of what it computes."""
 
+import math
 from functools import cache
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
 from converters.errors import unknown
 
 # Width of the last stage; torchvision.models.resnet: 512 channels times the block's expansion (1 basic, 4 bottleneck).
-_FEATURES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048, "resnet18_cifar": 512}
+_FEATURES = {
+    "resnet18": 512,
+    "resnet34": 512,
+    "resnet50": 2048,
+    "resnet101": 2048,
+    "resnet18_cifar": 512,
+    "resnet18_cifar_pad2": 512,
+    "resnet50_same": 2048,
+}
 
 ARCHITECTURES = tuple(_FEATURES)
 
@@ -19,7 +30,9 @@ def build_backbone(arch: str, *, zero_init_residual: bool = False) -> nn.Module:
 
     Args:
         arch: one of `ARCHITECTURES`. ``resnet18_cifar`` has a 3x3 stride-1 stem and no max-pool (Lee & Lee 2023, C.2),
-            with torchvision's key names.
+            with torchvision's key names; ``resnet18_cifar_pad2`` pads that stem by 2, as solo-learn does (its
+            solo/methods/base.py); ``resnet50_same`` pads as TensorFlow's "SAME" does, more on the right and below
+            than on the left and above (DeepMind's BYOL).
         zero_init_residual: start the last batch norm of every block at 0 (Goyal et al. 2017), as the official SimSiam
             and GSG code does.
 
@@ -32,11 +45,37 @@ def build_backbone(arch: str, *, zero_init_residual: bool = False) -> nn.Module:
     # one class: torchvision wants at least one, and the classifier is replaced anyway
     backbone: nn.Module = getattr(torchvision.models, name)(num_classes=1, zero_init_residual=zero_init_residual)
     backbone.fc = nn.Identity()
-    if stem == "cifar":
-        backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+    if stem == "same":
+        _pad_as_tensorflow(backbone)
+    elif stem:
+        padding = 2 if stem == "cifar_pad2" else 1
+        backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
         nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
         backbone.maxpool = nn.Identity()
     return backbone
+
+
+def _pad_as_tensorflow(backbone: nn.Module) -> None:
+    """Give every layer with a stride TensorFlow's SAME padding; without a stride it is the same as PyTorch's."""
+    for layer in backbone.modules():
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d) and layer.stride in (2, (2, 2)):
+            layer.padding = 0 if isinstance(layer, nn.MaxPool2d) else (0, 0)
+            layer.register_forward_pre_hook(_pad_same)
+
+
+def _pad_same(layer: nn.Conv2d | nn.MaxPool2d, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    kernel, stride = (_side(size) for size in (layer.kernel_size, layer.stride))
+    before_and_after = []
+    for length in reversed(inputs[0].shape[-2:]):  # F.pad begins with the last dimension
+        total = max((math.ceil(length / stride) - 1) * stride + kernel - length, 0)
+        before_and_after += [total // 2, total - total // 2]
+    # what a maximum must never choose
+    value = -math.inf if isinstance(layer, nn.MaxPool2d) else 0.0
+    return (F.pad(inputs[0], before_and_after, value=value),)
+
+
+def _side(size: Any) -> int:
+    return int(size[0] if isinstance(size, tuple) else size)
 
 
 def feature_dim(arch: str) -> int:

@@ -30,7 +30,15 @@ def with_statistics(backbone: nn.Module) -> nn.Module:
 
 
 def test_architectures_are_the_announced_ones() -> None:
-    assert sorted(ARCHITECTURES) == ["resnet101", "resnet18", "resnet18_cifar", "resnet34", "resnet50"]
+    assert sorted(ARCHITECTURES) == [
+        "resnet101",
+        "resnet18",
+        "resnet18_cifar",
+        "resnet18_cifar_pad2",
+        "resnet34",
+        "resnet50",
+        "resnet50_same",
+    ]
 
 
 # counted in torchvision's state dicts; resnet18_cifar: 64 * 3 * (49 - 9) = 7,680 values fewer than resnet18
@@ -42,6 +50,8 @@ def test_architectures_are_the_announced_ones() -> None:
         ("resnet50", 318, 53, 159, 23_508_032, 53_120, 2048),
         ("resnet101", 624, 104, 312, 42_500_160, 105_344, 2048),
         ("resnet18_cifar", 120, 20, 60, 11_168_832, 9_600, 512),
+        ("resnet18_cifar_pad2", 120, 20, 60, 11_168_832, 9_600, 512),
+        ("resnet50_same", 318, 53, 159, 23_508_032, 53_120, 2048),
     ],
 )
 def test_sizes_are_the_architectures(
@@ -75,7 +85,7 @@ def test_names_and_shapes_are_torchvisions_without_fc(arch: str) -> None:
 
 @every_architecture
 def test_stem_is_7x7_or_the_small_3x3(arch: str) -> None:
-    side = 3 if arch == "resnet18_cifar" else 7
+    side = 3 if "_cifar" in arch else 7
     assert expected_tensors(arch)["conv1.weight"] == (64, 3, side, side)
 
 
@@ -93,22 +103,72 @@ def test_features_equal_torchvisions_own_up_to_fc(arch: str) -> None:
     assert torch.equal(features, expected)
 
 
-def small_stem_forward(backbone: nn.Module, images: Tensor) -> Tensor:
+def small_stem_forward(backbone: nn.Module, images: Tensor, padding: int) -> Tensor:
     """Lee & Lee 2023, C.2: 3x3 convolution of stride and padding 1, no max-pool, then torchvision's four layers."""
-    x = nn.functional.conv2d(images, backbone.conv1.weight, stride=1, padding=1)
+    x = nn.functional.conv2d(images, backbone.conv1.weight, stride=1, padding=padding)
     x = backbone.bn1(x).relu()
-    for layer, side in ((backbone.layer1, 32), (backbone.layer2, 16), (backbone.layer3, 8), (backbone.layer4, 4)):
+    # padding 2, as solo-learn has it: 34, 17, 9, 5
+    sides = (32, 16, 8, 4) if padding == 1 else (34, 17, 9, 5)
+    for layer, side in zip((backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4), sides, strict=True):
         x = layer(x)
         assert x.shape[2:] == (side, side)
     return x.mean((2, 3))
 
 
-def test_small_stem_keeps_the_resolution_of_32_pixel_images() -> None:
+@pytest.mark.parametrize(("arch", "padding"), [("resnet18_cifar", 1), ("resnet18_cifar_pad2", 2)])
+def test_small_stem_keeps_the_resolution_of_32_pixel_images(arch: str, padding: int) -> None:
     torch.manual_seed(0)
-    backbone = with_statistics(build_backbone("resnet18_cifar")).eval()
+    backbone = with_statistics(build_backbone(arch)).eval()
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(backbone(images), small_stem_forward(backbone, images))
+        torch.testing.assert_close(backbone(images), small_stem_forward(backbone, images, padding))
+
+
+def same(images: Tensor, kernel: int, value: float) -> Tensor:
+    """TensorFlow's SAME at stride 2 by its definition: as few pixels as make ceil(n / 2) outputs, the odd one last."""
+    padded = images
+    for axis in (2, 3):
+        length = images.shape[axis]
+        outputs = -(-length // 2)
+        total = max((outputs - 1) * 2 + kernel - length, 0)
+        shape = list(padded.shape)
+        shape[axis] = total // 2
+        before = torch.full(shape, value)
+        shape[axis] = total - total // 2
+        padded = torch.cat([before, padded, torch.full(shape, value)], axis)
+    return padded
+
+
+def same_forward(backbone: nn.Module, images: Tensor) -> Tensor:
+    """A bottleneck ResNet in which every layer of stride 2 pads as TensorFlow's SAME."""
+    functional = nn.functional
+    x = functional.conv2d(same(images, 7, 0), backbone.conv1.weight, stride=2)
+    x = functional.max_pool2d(same(backbone.bn1(x).relu(), 3, -torch.inf), 3, 2)
+    for layer in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
+        for block in layer:
+            y = block.bn1(functional.conv2d(x, block.conv1.weight)).relu()
+            if block.stride == 2:
+                y = functional.conv2d(same(y, 3, 0), block.conv2.weight, stride=2)
+            else:
+                y = functional.conv2d(y, block.conv2.weight, padding=1)
+            y = block.bn3(functional.conv2d(block.bn2(y).relu(), block.conv3.weight))
+            x = (y + (x if block.downsample is None else block.downsample(x))).relu()
+    return x.mean((2, 3))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 97), (50, 71)])
+def test_same_padding_is_tensorflows(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    backbone = with_statistics(build_backbone("resnet50_same")).eval()
+    plain = build_backbone("resnet50").eval()
+    plain.load_state_dict(backbone.state_dict(), strict=True)
+    images = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        features = backbone(images)
+        torch.testing.assert_close(features, same_forward(backbone, images))
+        # where all sides are odd, as 65 and 97 at every stage, both paddings are the same
+        close = torch.allclose(features, plain(images), rtol=1e-4)
+    assert close == (size == (65, 97))
 
 
 def test_small_stem_is_initialised_as_torchvision_initialises_convolutions() -> None:
