@@ -3,12 +3,11 @@
 import csv
 import gzip
 import math
-import pickle
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ import torchvision.transforms.v2.functional as transforms
 from PIL import Image
 from torch import Tensor
 
+from converters.arrays import load_arrays
 from converters.checkpoint import Pixels
 from converters.errors import InputError, unknown
 
@@ -159,25 +159,12 @@ def _cifar10(split: Split, root: Path | None) -> LabelledImages:
     return LabelledImages(torch.cat(images), torch.cat(labels), _CIFAR10_CLASSES)
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads pickled numpy arrays only: a pickle may otherwise run any code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in {
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("numpy.core.multiarray", "_reconstruct"),
-        }:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of images")
-
-
 def _cifar10_batch(path: Path) -> tuple[Tensor, Tensor]:
     try:
         with path.open("rb") as file:
             # written by Python 2, whose strings are bytes
-            batch = _ArrayUnpickler(file, encoding="bytes").load()
-        images = torch.from_numpy(batch[b"data"]).reshape(-1, 3, 32, 32)
+            batch = load_arrays(file, encoding="bytes")
+        images = torch.from_numpy(batch[b"data"].values).reshape(-1, 3, 32, 32)
         labels = torch.tensor(batch[b"labels"])
     except Exception as error:  # a damaged pickle can raise anything
         raise InputError(f"{path} is truncated or no batch of CIFAR-10 ({error}); unpack the archive again") from error
