@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from converters.backbones import ARCHITECTURES, check_tensors
-from converters.errors import InputError, unknown
+from converters.errors import InputError, first_few, unknown
 
 FORMAT = 1
 
@@ -47,9 +47,9 @@ class Source:
 
     Attributes:
         method: the objective, e.g. ``"simsiam-guided"``.
-        branch: which network of the method: ``"online"`` or ``"target"``.
-        dataset: what it was trained on.
-        epochs: passes over the data set that were finished.
+        branch: which network of the method: ``"online"`` or ``"target"``; ``"unknown"`` where a file does not say.
+        dataset: what it was trained on; None if unknown.
+        epochs: passes over the data set that were finished; None if unknown.
         seed: of the run; None if unknown.
         sha256: of the file that the weights were converted from; None when trained here.
         version: of this project when the file was written.
@@ -57,8 +57,8 @@ class Source:
 
     method: str
     branch: str
-    dataset: str
-    epochs: int
+    dataset: str | None
+    epochs: int | None
     seed: int | None
     sha256: str | None
     version: str
@@ -120,13 +120,11 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         ValueError: the tensors are not exactly those of the architecture, or are not finite float32.
         InputError: the folder cannot be written.
     """
-    problems = check_tensors(checkpoint.arch, checkpoint.backbone)
-    problems += _numeric_problems(checkpoint.backbone)
+    problems = _problems(checkpoint)
     if problems:
-        raise ValueError(f"not a {checkpoint.arch} backbone: {_first_few(problems)}")
-    facts = {"arch": checkpoint.arch, "pixels": asdict(checkpoint.pixels), "source": asdict(checkpoint.source)}
+        raise ValueError(f"not a {checkpoint.arch} backbone: {first_few(problems)}")
     # one entry, since safetensors writes several in random order: equal checkpoints are equal files
-    header = {"checkpoint": json.dumps({"format": FORMAT, **facts})}
+    header = {"checkpoint": to_header(checkpoint)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.backbone.items()}
     with atomic_write(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, header)
@@ -146,20 +144,33 @@ def load(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{path} is truncated or no safetensors file ({error}); write it again") from error
-    checkpoint = _assemble(path, metadata, tensors)
-    problems = check_tensors(checkpoint.arch, tensors) + _numeric_problems(tensors)
-    if problems:
-        raise InputError(f"{path} does not hold exactly one {checkpoint.arch} backbone: {_first_few(problems)}")
-    return checkpoint
-
-
-def _assemble(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> Checkpoint:
     if "checkpoint" not in metadata:
         raise InputError(
-            f"{path}: its header does not describe a checkpoint of this project; convert foreign weights first"
+            f"{path}: its header does not describe a checkpoint of this project; convert foreign weights first: "
+            "converters/convert.py"
         )
+    return from_header(path, metadata["checkpoint"], tensors)
+
+
+def to_header(checkpoint: Checkpoint) -> str:
+    """Everything but the tensors, as JSON."""
+    facts = {"arch": checkpoint.arch, "pixels": asdict(checkpoint.pixels), "source": asdict(checkpoint.source)}
+    return json.dumps({"format": FORMAT, **facts})
+
+
+def from_header(path: Path, header: str, tensors: dict[str, Tensor]) -> Checkpoint:
+    """The checkpoint of a header and its tensors, every name, shape and value checked.
+
+    Args:
+        path: where they stood, for errors.
+        header: from `to_header`.
+        tensors: the backbone, in torchvision's keys.
+
+    Raises:
+        InputError: the header is no such thing, or the tensors are not exactly one backbone of its architecture.
+    """
     try:
-        facts: dict[str, Any] = json.loads(metadata["checkpoint"])
+        facts: dict[str, Any] = json.loads(header)
         version = facts["format"]
         pixels: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["pixels"].items()}
         checkpoint = Checkpoint(str(facts["arch"]), tensors, Pixels(**pixels), Source(**facts["source"]))
@@ -171,17 +182,20 @@ def _assemble(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) 
         raise InputError(f"{path}: expected pixels in the order RGB, got {checkpoint.pixels.order!r}; convert it first")
     if checkpoint.arch not in ARCHITECTURES:
         raise InputError(f"{path}: {unknown('architecture', checkpoint.arch, ARCHITECTURES)}")
+    problems = _problems(checkpoint)
+    if problems:
+        raise InputError(f"{path} does not hold exactly one {checkpoint.arch} backbone: {first_few(problems)}")
     return checkpoint
 
 
-def _numeric_problems(tensors: dict[str, Tensor]) -> list[str]:
+def _problems(checkpoint: Checkpoint) -> list[str]:
+    return check_tensors(checkpoint.arch, checkpoint.backbone) + numeric_problems(checkpoint.backbone)
+
+
+def numeric_problems(tensors: dict[str, Tensor]) -> list[str]:
+    """Which tensors are not float32 (counters: int64), or not finite."""
     expected = {name: torch.int64 if name.endswith("num_batches_tracked") else torch.float32 for name in tensors}
     problems = [
         f"{name} is {t.dtype} instead of {expected[name]}" for name, t in tensors.items() if t.dtype != expected[name]
     ]
     return problems + [f"{name} is not finite" for name, tensor in tensors.items() if not tensor.isfinite().all()]
-
-
-def _first_few(problems: list[str], count: int = 4) -> str:
-    more = f", and {len(problems) - count} more" if len(problems) > count else ""
-    return ", ".join(problems[:count]) + more
