@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from converters.backbones import build_backbone
-from converters.checkpoint import Checkpoint, Pixels, Source, save, sha256
+from converters.checkpoint import Checkpoint, Pixels, Source, load, save, sha256
 from converters.images import LabelledImages, load_images
 from transfer.linear import main
 from transfer.results import Result, read
@@ -60,6 +60,27 @@ def _save(path: Path, method: str = "simsiam-guided", seed: int = 0) -> Path:
 
 def _results(folder: str = "runs/linear") -> list[Result]:
     return read(Path(folder, "results.jsonl"))
+
+
+def test_checkpoint_of_another_origin_is_read_as_it_is(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = _save(tmp_path / "own.safetensors")
+    state = {f"module.encoder_q.{name}": tensor for name, tensor in load(own).backbone.items()}
+    state |= {name.replace("_q.", "_k."): tensor + 1 for name, tensor in state.items()}
+    torch.save({"epoch": 200, "state_dict": state}, tmp_path / "moco.pth")
+    assert run("--ckpt", "moco.pth") == 2  # query or key?
+    assert "choose by --branch online|target" in capsys.readouterr().err
+    pixels = ("--mean", "0.485", "0.456", "0.406", "--std", "0.229", "0.224", "0.225")
+    assert run("--ckpt", "moco.pth", "--branch", "online", *pixels) == 0
+    printed = capsys.readouterr().out
+    assert "moco, resnet18, online of moco.pth" in printed
+    assert "read as moco, online, by 120 tensors at state_dict > module.encoder_q.*, 120 others left out" in printed
+    result = _results()[0]
+    assert (result.representation, result.checkpoint_sha256) == (
+        "moco, resnet18, online of moco.pth",
+        sha256(tmp_path / "moco.pth"),
+    )
 
 
 def test_two_checkpoints_and_both_controls_share_one_table(

@@ -21,6 +21,7 @@ from converters.devices import find_device
 from converters.errors import ArgumentParser, InputError, reports_input_errors
 from converters.images import LabelledImages
 from converters.neighbours import knn_predict
+from converters.reading import add_reading_arguments, request_from
 from transfer import logistic, tasks
 from transfer.features import Features
 from transfer.metrics import Labels, accuracy, balanced_accuracy, bootstrap_interval
@@ -65,7 +66,10 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = ArgumentParser(description="Linear and k-NN accuracy of frozen features.")
     parser.add_argument("--dataset", nargs="+", default=["sample"], help=f"any of: {', '.join(tasks.names())}")
-    parser.add_argument("--ckpt", nargs="+", help="checkpoints, or random:ARCH for a random initialisation")
+    parser.add_argument(
+        "--ckpt", nargs="+", help="checkpoints of any origin, or random:ARCH for a random initialisation"
+    )
+    add_reading_arguments(parser)
     parser.add_argument("--pixels", action="store_true", help="also evaluate the images themselves")
     parser.add_argument("--data-root", type=Path, help="folder of the data set (default: where it usually lies)")
     parser.add_argument("--output", type=Path, default=Path("runs/linear"), help="folder of results.jsonl")
@@ -76,14 +80,14 @@ def _parse() -> argparse.Namespace:
 
 
 def _representations(args: argparse.Namespace) -> Iterator[Representation]:
-    device = find_device(args.device)
+    device, request = find_device(args.device), request_from(args)
     if args.pixels:
         yield raw_pixels()
     for name in args.ckpt or ([] if args.pixels else [str(newest_checkpoint(Path("runs")))]):
         if name.startswith("random:"):
             yield random_initialisation(name.removeprefix("random:"), args.seed, device)
         else:
-            yield trained(Path(name), device)
+            yield trained(Path(name), request, device)
 
 
 def _load(name: str, module: ModuleType, root: Path | None) -> tuple[LabelledImages, LabelledImages]:
@@ -187,6 +191,8 @@ def _print_plan(
     for representation in representations:
         file = f": {representation.path}, sha256 {representation.sha256[:12]}" if representation.sha256 else ""
         console.print(f"  {representation.label}{file}", markup=False)
+        if representation.origin:
+            console.print(f"    read as {representation.origin}", markup=False)
 
 
 def _print_table(console: Console, name: str, test: LabelledImages, rows: list[list[Result]]) -> None:

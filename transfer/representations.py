@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from converters.backbones import build_backbone
-from converters.checkpoint import Pixels, load, sha256
+from converters.checkpoint import Pixels, sha256
 from converters.errors import InputError
 from converters.images import LabelledImages
+from converters.reading import Request, read_checkpoint
 from transfer.features import Features, calibrate_batch_norm, extract_features, pixel_features
 
 _PIXEL_SIZE = 32  # side of the images whose pixels are the control: 3,072 dimensions
@@ -24,6 +25,7 @@ class Representation:
         seed: of its training or initialisation, if known.
         path: of the checkpoint file; None for a control.
         sha256: of that file.
+        origin: how that file was read, in words.
         features: of training and test images.
     """
 
@@ -31,6 +33,7 @@ class Representation:
     seed: int | None
     path: Path | None
     sha256: str | None
+    origin: str
     features: Callable[[LabelledImages, LabelledImages], tuple[Features, Features]]
 
 
@@ -40,7 +43,7 @@ def raw_pixels() -> Representation:
     def features(train: LabelledImages, test: LabelledImages) -> tuple[Features, Features]:
         return pixel_features(train.images, _PIXEL_SIZE), pixel_features(test.images, _PIXEL_SIZE)
 
-    return Representation(f"raw pixels, {_PIXEL_SIZE} x {_PIXEL_SIZE}", None, None, None, features)
+    return Representation(f"raw pixels, {_PIXEL_SIZE} x {_PIXEL_SIZE}", None, None, None, "", features)
 
 
 def random_initialisation(arch: str, seed: int, device: torch.device) -> Representation:
@@ -60,16 +63,22 @@ def random_initialisation(arch: str, seed: int, device: torch.device) -> Represe
             extract_features(backbone, test.images, pixels, device),
         )
 
-    return Representation(f"random initialisation, {arch}", seed, None, None, features)
+    return Representation(f"random initialisation, {arch}", seed, None, None, "", features)
 
 
-def trained(path: Path, device: torch.device) -> Representation:
-    """The backbone of a checkpoint, at the size of its training views.
+def trained(path: Path, request: Request, device: torch.device) -> Representation:
+    """The backbone of a checkpoint of any supported origin, at the size of its training views.
+
+    Args:
+        path: the file.
+        request: as what to read it.
+        device: where to compute.
 
     Raises:
-        InputError: the file is missing, damaged, or no checkpoint.
+        InputError: the file is missing, damaged, of no supported form, or can be read in several ways.
     """
-    checkpoint = load(path)
+    read = read_checkpoint(path, request)
+    checkpoint = read.checkpoint
     backbone = build_backbone(checkpoint.arch)
     backbone.load_state_dict(checkpoint.backbone)
 
@@ -80,8 +89,10 @@ def trained(path: Path, device: torch.device) -> Representation:
         )
 
     source = checkpoint.source
-    label = f"{source.method}, {checkpoint.arch}, {source.epochs} epochs of {source.dataset}"
-    return Representation(label, source.seed, path, sha256(path), features)
+    known = [f"{source.epochs} epochs of {source.dataset}"] if source.dataset else [f"{source.branch} of {path.name}"]
+    label = ", ".join([source.method, checkpoint.arch, *known])
+    origin = "; ".join([f"{' or '.join(read.sources)}, {source.branch}, by {read.evidence}", *read.notes])
+    return Representation(label, source.seed, path, sha256(path), origin, features)
 
 
 def newest_checkpoint(runs: Path) -> Path:
