@@ -39,6 +39,9 @@ def main() -> int:
     refusal = targets.find(args.target).refusal(read.checkpoint.arch)
     if refusal is not None:
         raise InputError(f"{args.input} cannot become a file of {args.target}: {refusal}; use --target safetensors")
+    if args.dry_run:
+        console.print(f"would write {', '.join(map(str, _outputs(output, args.target)))}", markup=False)
+        return 0
     certificate = _convert(args.input, request, read, args.target, output)
     _print_certificate(console, certificate)
     if certificate.failures:
@@ -59,6 +62,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--target", help=f"one of: {', '.join(targets.names())}")
     add_reading_arguments(parser)
     parser.add_argument("--allow-unverified", action="store_true", help="exit with 0 though a framework is missing")
+    parser.add_argument("--dry-run", action="store_true", help="say how IN is read, write nothing")
     parser.add_argument("--list", action="store_true", help="print the supported origins")
     args = parser.parse_intermixed_args()
     if not args.list and None in (args.input, args.output, args.target):

@@ -9,9 +9,6 @@ from converters.errors import InputError, first_few
 
 Value = TypeVar("Value")
 
-# what PyTorch's batch norms hold
-LEAF = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
-
 
 class Rule(NamedTuple):
     """How some of an origin's keys are called here.
@@ -53,51 +50,63 @@ class KeyMapError(InputError):
         self.partial = partial
 
 
-def resnet_rules(conv1: str, bn1: str, layers: Sequence[str], shortcut: str = "downsample") -> tuple[Rule, ...]:
-    r"""Rules for networks with torchvision's blocks under other names.
+def rules_between(theirs: Iterable[str], ours: Iterable[str]) -> tuple[Rule, ...]:
+    """Rules for modules that have another name, and the same tensors.
 
     Args:
-        conv1: the stem's convolution, as a regular expression.
-        bn1: its batch norm, likewise.
-        layers: the four stages, likewise.
+        theirs: names of convolutions and batch norms in turn, ``#`` for a block's number.
+        ours: what each of them is called here, likewise.
+    """
+    leaves = ("weight", "weight|bias|running_mean|running_var|num_batches_tracked")
+    return tuple(
+        Rule(
+            rf"{re.escape(old).replace(re.escape('#'), '(?P<block>[0-9]+)')}\.(?P<leaf>{leaves[number % 2]})",
+            new.replace("#", r"\g<block>") + r".\g<leaf>",
+        )
+        for number, (old, new) in enumerate(zip(theirs, ours, strict=True))
+    )
+
+
+def resnet_modules(
+    conv1: str = "conv1",
+    bn1: str = "bn1",
+    layers: Sequence[str] = ("layer1", "layer2", "layer3", "layer4"),
+    shortcut: str = "downsample",
+) -> list[str]:
+    """Convolutions and batch norms in turn, of a ResNet with torchvision's blocks, by torchvision's names or others.
+
+    Args:
+        conv1: the stem's convolution.
+        bn1: its batch norm.
+        layers: the four stages.
         shortcut: what torchvision's blocks call ``downsample``.
     """
-    rules = [Rule(rf"{conv1}\.weight", "conv1.weight"), Rule(rf"{bn1}\.{LEAF}", r"bn1.\1")]
-    for number, layer in enumerate(layers, 1):
-        rules.append(Rule(rf"{layer}\.(\d+)\.(conv[1-3])\.weight", rf"layer{number}.\1.\2.weight"))
-        rules.append(Rule(rf"{layer}\.(\d+)\.(bn[1-3])\.{LEAF}", rf"layer{number}.\1.\2.\3"))
-        rules.append(Rule(rf"{layer}\.(\d+)\.{shortcut}\.0\.weight", rf"layer{number}.\1.downsample.0.weight"))
-        rules.append(Rule(rf"{layer}\.(\d+)\.{shortcut}\.1\.{LEAF}", rf"layer{number}.\1.downsample.1.\2"))
-    return tuple(rules)
+    block = [f"{kind}{k}" for k in (1, 2, 3) for kind in ("conv", "bn")] + [f"{shortcut}.0", f"{shortcut}.1"]
+    return [conv1, bn1, *(f"{layer}.#.{name}" for layer in layers for name in block)]
 
 
-_NAMED_LAYERS = ("layer1", "layer2", "layer3", "layer4")
+def detectron2_modules() -> list[str]:
+    """The same in Detectron2's names, below the prefix of the detector."""
+    block = [f"conv{k}{norm}" for k in (1, 2, 3) for norm in ("", ".norm")] + ["shortcut", "shortcut.norm"]
+    stages = (f"res{number}.#.{name}" for number in (2, 3, 4, 5) for name in block)
+    return ["stem.conv1", "stem.conv1.norm", *stages]
+
+
+def resnet_rules(*names: Any, **more: Any) -> tuple[Rule, ...]:
+    """Rules from the names of `resnet_modules` to torchvision's."""
+    return rules_between(resnet_modules(*names, **more), resnet_modules())
+
 
 # torchvision.models.resnet.ResNet
-NAMED = resnet_rules("conv1", "bn1", _NAMED_LAYERS)
-NAMED_SHORTCUT = resnet_rules("conv1", "bn1", _NAMED_LAYERS, "shortcut")
+NAMED = resnet_rules()
+NAMED_SHORTCUT = resnet_rules(shortcut="shortcut")
 # nn.Sequential(*resnet.children()): 2 and 3 are the ReLU and the max-pool, which hold no tensors
 SEQUENTIAL = resnet_rules("0", "1", ("4", "5", "6", "7"))
 # without these two, as networks for CIFAR are written
 SEQUENTIAL_CIFAR = resnet_rules("0", "1", ("2", "3", "4", "5"))
 SEQUENTIAL_CIFAR_SHORTCUT = resnet_rules("0", "1", ("2", "3", "4", "5"), "shortcut")
 
-
-# backbones of Detectron2, below the prefix of the detector
-DETECTRON2 = (
-    Rule(r"stem\.conv1\.weight", "conv1.weight"),
-    Rule(rf"stem\.conv1\.norm\.{LEAF}", r"bn1.\1"),
-    *(
-        rule
-        for number in range(1, 5)
-        for rule in (
-            Rule(rf"res{number + 1}\.(\d+)\.conv([1-3])\.weight", rf"layer{number}.\1.conv\2.weight"),
-            Rule(rf"res{number + 1}\.(\d+)\.conv([1-3])\.norm\.{LEAF}", rf"layer{number}.\1.bn\2.\3"),
-            Rule(rf"res{number + 1}\.(\d+)\.shortcut\.weight", rf"layer{number}.\1.downsample.0.weight"),
-            Rule(rf"res{number + 1}\.(\d+)\.shortcut\.norm\.{LEAF}", rf"layer{number}.\1.downsample.1.\2"),
-        )
-    ),
-)
+DETECTRON2 = rules_between(detectron2_modules(), resnet_modules())
 
 
 def rename(state: Mapping[str, Value], rules: Iterable[Rule], drop: Iterable[str] = ()) -> Renamed[Value]:

@@ -1,5 +1,6 @@
 """The command: what it writes and prints, its exit codes, and that a mistake or a kill leaves everything whole."""
 
+import io
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from converters import sources, targets, verify
@@ -238,6 +241,46 @@ def test_small_stem_is_refused_with_the_reason(target: str, run: Run, capsys: py
         "7x7 stem with max-pool and PyTorch's padding only, this is resnet18_cifar_pad2; use --target safetensors"
         in line
     )
+
+
+@pytest.fixture(scope="module")
+def whole(state: dict[str, Tensor]) -> bytes:
+    """A small file that would pass up to its tensors: of a whole one a hundredth is enough to damage."""
+    few = {f"module.encoder.{name}": tensor for name, tensor in state.items() if tensor.numel() < 1000}
+    buffer = io.BytesIO()
+    torch.save({"epoch": 1, "state_dict": few}, buffer)
+    return buffer.getvalue()
+
+
+@settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(place=st.floats(0, 1), damage=st.sampled_from(["cut", "flip", "repeat"]))
+def test_damaged_file_is_one_line_and_leaves_nothing(
+    whole: bytes, run: Run, capsys: pytest.CaptureFixture[str], place: float, damage: str
+) -> None:
+    at = int(place * (len(whole) - 1))
+    damaged = {
+        "cut": whole[:at],
+        "flip": whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :],
+        "repeat": whole[:at] + whole,
+    }[damage]
+    Path("damaged.pth").write_bytes(damaged)
+    refused(run, capsys, "damaged.pth", "--target", "detectron2", "out.pth")
+
+
+def test_dry_run_says_how_a_file_is_read_and_writes_nothing(
+    run: Run, original: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(original, "--target", "detectron2", "out.pth", "--dry-run") == 0
+    assert [path.name for path in Path().iterdir()] == [original]
+    printed = capsys.readouterr().out
+    assert "resnet18 of simsiam" in printed
+    assert "would write out.yaml, out.pth.certificate.json, out.pth" in printed
 
 
 def test_kill_leaves_no_output_and_the_next_call_works(run: Run, original: str) -> None:

@@ -177,7 +177,7 @@ def test_key_that_only_looks_like_a_resnets_is_unknown(key: str) -> None:
 
 
 def test_prefix_is_not_found_inside_another_word() -> None:
-    prefix = r"module\.encoder\."
+    prefix = "module.encoder."
     rules = resnet_rules(f"{prefix}conv1", f"{prefix}bn1", [f"{prefix}layer{number}" for number in range(1, 5)])
     assert new_names(["module.encoder.conv1.weight"], rules) == {"module.encoder.conv1.weight": "conv1.weight"}
     for key in ("module.encoder_momentum.conv1.weight", "module_encoder.conv1.weight", "module.encoder.encoder.conv1"):
@@ -199,7 +199,7 @@ def near_misses() -> st.SearchStrategy[str]:
 @given(st.lists(near_misses(), unique=True, max_size=12), st.sampled_from([(), (r"fc\..*", r"x.*")]))
 @example(["conv1.weight", "module.conv1.weight", "fc.bias", "other"], (r"fc\..*",))
 def test_every_key_is_kept_or_dropped_or_named_in_the_error(keys: list[str], drop: tuple[str, ...]) -> None:
-    rules = (*NAMED, *resnet_rules(r"module\.conv1", r"module\.bn1", [rf"module\.layer{n}" for n in range(1, 5)]))
+    rules = (*NAMED, *resnet_rules("module.conv1", "module.bn1", [f"module.layer{n}" for n in range(1, 5)]))
     state = {key: object() for key in keys}
     try:
         renamed, problem = rename(state, rules, drop), None

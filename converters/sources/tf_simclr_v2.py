@@ -1,24 +1,17 @@
 """SimCLR v2, Chen et al. 2020, converted from TensorFlow by Separius/SimCLRv2-Pytorch, without selective kernels."""
 
 from converters.checkpoint import Pixels
-from converters.keys import LEAF, Rule
+from converters.keys import resnet_modules, rules_between
 from converters.sources import Form, Origin
 
-_BLOCK = r"net\.{stage}\.blocks\.(\d+)"
-
-
-def _rules() -> tuple[Rule, ...]:
-    """Stem, then four stages: in a block, convolutions at 0, 2 and 4, each followed by its batch norm."""
-    rules = [Rule(r"net\.0\.0\.weight", "conv1.weight"), Rule(rf"net\.0\.1\.0\.{LEAF}", r"bn1.\1")]
-    for stage in range(1, 5):
-        block, layer = _BLOCK.format(stage=stage), rf"layer{stage}.\1"
-        for k in (1, 2, 3):
-            rules.append(Rule(rf"{block}\.net\.{2 * k - 2}\.weight", rf"{layer}.conv{k}.weight"))
-            # with a ReLU in one module, except the last one, which the sum follows
-            rules.append(Rule(rf"{block}\.net\.{2 * k - 1}\.0\.{LEAF}", rf"{layer}.bn{k}.\2"))
-        rules.append(Rule(rf"{block}\.projection\.shortcut\.0\.weight", rf"{layer}.downsample.0.weight"))
-        rules.append(Rule(rf"{block}\.projection\.shortcut\.1\.0\.{LEAF}", rf"{layer}.downsample.1.\2"))
-    return tuple(rules)
+# in a block, convolutions at 0, 2 and 4, each followed by a module of batch norm and ReLU
+_BLOCK = ("net.0", "net.1.0", "net.2", "net.3.0", "net.4", "net.5.0")
+_SHORTCUT = ("projection.shortcut.0", "projection.shortcut.1.0")
+_MODULES = [
+    "net.0.0",
+    "net.0.1.0",
+    *(f"net.{stage}.blocks.#.{name}" for stage in (1, 2, 3, 4) for name in (*_BLOCK, *_SHORTCUT)),
+]
 
 
 ORIGIN = Origin(
@@ -26,7 +19,7 @@ ORIGIN = Origin(
     forms=(
         Form(
             wrapper=("resnet",),
-            rules=_rules(),
+            rules=rules_between(_MODULES, resnet_modules()),
             drop=(r"fc\.(weight|bias)",),
             architectures=("resnet50", "resnet101"),
             pixels=Pixels(224, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),

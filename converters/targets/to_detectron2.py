@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.checkpoint import Checkpoint, to_header
-from converters.keys import DETECTRON2, LEAF, Rule, rename
+from converters.keys import DETECTRON2, detectron2_modules, rename, resnet_modules, rules_between
 from converters.targets import Loaded, plain_resnet_only, quiet, scaled
 
 SUFFIX, FACTS_SUFFIX = ".pth", ".yaml"
@@ -15,21 +15,7 @@ PREFIX = "backbone.bottom_up."
 _STAGES = ("res2", "res3", "res4", "res5")
 _COUNTER = "num_batches_tracked"
 
-# the way back is `converters.keys.DETECTRON2`
-_NAMES = (
-    Rule(r"conv1\.weight", "stem.conv1.weight"),
-    Rule(rf"bn1\.{LEAF}", r"stem.conv1.norm.\1"),
-    *(
-        rule
-        for number in range(1, 5)
-        for rule in (
-            Rule(rf"layer{number}\.(\d+)\.conv([1-3])\.weight", rf"res{number + 1}.\1.conv\2.weight"),
-            Rule(rf"layer{number}\.(\d+)\.bn([1-3])\.{LEAF}", rf"res{number + 1}.\1.conv\2.norm.\3"),
-            Rule(rf"layer{number}\.(\d+)\.downsample\.0\.weight", rf"res{number + 1}.\1.shortcut.weight"),
-            Rule(rf"layer{number}\.(\d+)\.downsample\.1\.{LEAF}", rf"res{number + 1}.\1.shortcut.norm.\2"),
-        )
-    ),
-)
+_NAMES = rules_between(resnet_modules(), detectron2_modules())
 
 
 def refusal(arch: str) -> str | None:
