@@ -117,7 +117,7 @@ STAND_INS: dict[str, Callable[..., Any]] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # in Python: the one in C gives a large memo index all memory
     """Finds the stand-ins only: a pickle may otherwise run any code."""
 
     def find_class(self, module: str, name: str) -> Any:

@@ -24,6 +24,9 @@ _FEATURES = {
 
 ARCHITECTURES = tuple(_FEATURES)
 
+# how many batches a batch norm has seen; without use here, and missing in some files
+COUNTER = "num_batches_tracked"
+
 
 def build_backbone(arch: str, *, zero_init_residual: bool = False) -> nn.Module:
     """A torchvision ResNet without its classifier: images (B, 3, H, W) in, pooled features (B, D) out.

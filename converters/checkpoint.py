@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from converters.backbones import ARCHITECTURES, check_tensors
+from converters.backbones import ARCHITECTURES, COUNTER, check_tensors
 from converters.errors import InputError, first_few, unknown
 
 FORMAT = 1
@@ -39,6 +39,18 @@ class Pixels:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     order: str = "RGB"
+
+    def __post_init__(self) -> None:
+        """Check that these are numbers of pixels in 0..1.
+
+        Raises:
+            ValueError: they are not.
+        """
+        for values in (self.mean, self.std):
+            if len(values) != 3 or not all(isinstance(x, int | float) and -1 <= x <= 1 for x in values):
+                raise ValueError(f"expected three numbers of pixels in 0..1, got {values}; divide 0..255 by 255")
+        if min(self.std) <= 0:
+            raise ValueError(f"expected a positive deviation, got {self.std}")
 
 
 @dataclass(frozen=True)
@@ -174,12 +186,14 @@ def from_header(path: Path, header: str, tensors: dict[str, Tensor]) -> Checkpoi
         version = facts["format"]
         pixels: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["pixels"].items()}
         checkpoint = Checkpoint(str(facts["arch"]), tensors, Pixels(**pixels), Source(**facts["source"]))
-    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its header does not describe a checkpoint ({error!r}); write it again") from error
     if version != FORMAT:
         raise InputError(f"{path}: expected format {FORMAT}, got {version!r}; it was written by another version")
     if checkpoint.pixels.order != "RGB":
         raise InputError(f"{path}: expected pixels in the order RGB, got {checkpoint.pixels.order!r}; convert it first")
+    if checkpoint.source.branch not in ("online", "target", "unknown"):
+        raise InputError(f"{path}: expected an online, target or unknown branch, got {checkpoint.source.branch!r}")
     if checkpoint.arch not in ARCHITECTURES:
         raise InputError(f"{path}: {unknown('architecture', checkpoint.arch, ARCHITECTURES)}")
     problems = _problems(checkpoint)
@@ -194,7 +208,7 @@ def _problems(checkpoint: Checkpoint) -> list[str]:
 
 def numeric_problems(tensors: dict[str, Tensor]) -> list[str]:
     """Which tensors are not float32 (counters: int64), or not finite."""
-    expected = {name: torch.int64 if name.endswith("num_batches_tracked") else torch.float32 for name in tensors}
+    expected = {name: torch.int64 if name.endswith(COUNTER) else torch.float32 for name in tensors}
     problems = [
         f"{name} is {t.dtype} instead of {expected[name]}" for name, t in tensors.items() if t.dtype != expected[name]
     ]

@@ -8,6 +8,7 @@ if not __package__:  # started by path: import this checkout, not this folder
 
 import argparse
 import os
+import re
 import tempfile
 
 from rich.console import Console
@@ -36,7 +37,9 @@ def main() -> int:
     _check_output(output, args.target)
     read = read_checkpoint(args.input, request)
     _print_read(console, args.input, read)
-    refusal = targets.find(args.target).refusal(read.checkpoint.arch)
+    for left in output.parent.glob(f".{output.name}.*"):
+        console.print(f"  note: {left} was left by a run that was killed; remove it", markup=False)
+    refusal = targets.find(args.target).refusal(read.checkpoint)
     if refusal is not None:
         raise InputError(f"{args.input} cannot become a file of {args.target}: {refusal}; use --target safetensors")
     if args.dry_run:
@@ -85,6 +88,8 @@ def _check_output(output: Path, target: str) -> None:
     suffix = targets.find(target).SUFFIX
     if output.suffix != suffix:
         raise InputError(f"expected OUT to end in {suffix} for --target {target}, got {output}")
+    if not re.fullmatch(r"[\w.+-]+", output.name):  # it will stand in the framework's configuration
+        raise InputError(f"expected OUT's name of letters, digits and . _ + -, got {output.name!r}")
     for path in _outputs(output, target):
         if os.path.lexists(path):
             kind = "is a link" if path.is_symlink() else "exists"
@@ -101,13 +106,28 @@ def _convert(original: Path, request: Request, read: Read, target: str, output: 
         certificate = verify.certify(original, request, temporary, target)
         if not certificate.failures:
             certificate_path(temporary).write_text(certificate.to_json(), encoding="utf-8")
-            _check_output(output, target)  # it took a while
-            for source, final in zip(_outputs(temporary, target), _outputs(output, target), strict=True):
-                with source.open("rb+") as file:
-                    os.fsync(file.fileno())  # else a power cut can leave the new name with no content
-                source.chmod(0o644)
-                source.rename(final)
+            _place(_outputs(temporary, target), _outputs(output, target))
     return certificate
+
+
+def _place(written: list[Path], final: list[Path]) -> None:
+    """Give files their names, all or none of them.
+
+    Raises:
+        InputError: a name is taken by now.
+    """
+    placed: list[Path] = []
+    try:
+        for source, path in zip(written, final, strict=True):
+            with source.open("rb+") as file:
+                os.fsync(file.fileno())  # else a power cut can leave the new name with no content
+            source.chmod(0o644)
+            path.hardlink_to(source)  # which, other than renaming, overwrites nothing
+            placed.append(path)
+    except OSError as error:
+        for done in placed:
+            done.unlink()
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another OUT") from error
 
 
 def _print_read(console: Console, path: Path, read: Read) -> None:
@@ -118,9 +138,9 @@ def _print_read(console: Console, path: Path, read: Read) -> None:
     )
     if read.dropped:
         console.print(f"  left out: {first_few(read.dropped)}", markup=False)
-    about = "several origins write such files, and one may want other pixels than ImageNet's: see --list, name --source"
-    if len(read.sources) == 1:
-        about = sources.find(read.sources[0]).ORIGIN.note
+    pixels = read.checkpoint.pixels
+    console.print(f"  pixels: {pixels.order} in 0..1, mean {pixels.mean}, deviation {pixels.std}", markup=False)
+    about = sources.find(read.sources[0]).ORIGIN.note if len(read.sources) == 1 else ""
     for note in (*read.notes, *([about] if about else [])):
         console.print(f"  note: {note}", markup=False)
 

@@ -26,10 +26,15 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} '{name}'{suggestion} choose from: {', '.join(choices)}")
 
 
+def printable(text: str, length: int = 300) -> str:
+    """Text that came from a file, for a message: one line, no control characters, not long."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * length]).split())[:length]
+
+
 def first_few(items: Sequence[str], count: int = 4) -> str:
-    """The first of a list that may be long, and how many follow."""
+    """The first of a list that may be long, and how many follow; items may come from a file."""
     more = f", and {len(items) - count} more" if len(items) > count else ""
-    return ", ".join(items[:count]) + more
+    return ", ".join(map(printable, items[:count])) + more
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -52,7 +57,7 @@ def reports_input_errors(main: Callable[[], int]) -> Callable[[], int]:
         try:
             return main()
         except InputError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {printable(str(error), length=4000)}", file=sys.stderr)
             return 2
 
     return command

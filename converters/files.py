@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from converters.arrays import STAND_INS, Array, load_arrays
-from converters.errors import InputError
+from converters.errors import InputError, printable
 
 UNPICKLE_TIMEOUT_S = 600
 
@@ -87,8 +87,7 @@ def _read(path: Path, file: BinaryIO, unsafe_pickle: bool) -> Any:
         return _read_pickle(file)
     except Exception as error:  # a damaged pickle can raise anything
         refused = _refused(error)
-        # a name that the file's end cut short is no name
-        if refused is None or file.tell() >= os.fstat(file.fileno()).st_size:
+        if refused is None or _is_cut(file):
             raise InputError(f"{path} is truncated or damaged ({_one_line(error)}); fetch or write it again") from error
         if not unsafe_pickle:
             raise InputError(
@@ -98,12 +97,21 @@ def _read(path: Path, file: BinaryIO, unsafe_pickle: bool) -> Any:
     return _unpickle(path, file)
 
 
+def _is_cut(file: BinaryIO) -> bool:
+    """Whether the end of a file cut the name short at which reading it failed."""
+    position = file.tell()
+    if _is_torch(file):
+        return position >= os.fstat(file.fileno()).st_size
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"."  # with which a pickle ends
+
+
 def _refused(error: Exception) -> str | None:
     """What of a pickle was not loaded since it could run code; None if the error is another one."""
     name = re.search(r"GLOBAL ([^\s.]+(?:\.[^\s.]+)*)", str(error))
     operand = re.search(r"Unsupported operand (\d+)", str(error))
     if name is not None:
-        return _printable(name[1])
+        return printable(name[1], 160)
     return f"pickle's instruction {operand[1]}" if operand else None
 
 
@@ -121,13 +129,18 @@ def _check_archive(path: Path, file: BinaryIO) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+            fits = sum(entry.file_size for entry in entries) <= os.fstat(file.fileno()).st_size
+            damaged = archive.testzip() if stored and fits else None  # torch does not look at the checksums
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
         raise InputError(f"{path} is truncated or damaged ({_one_line(error)}); fetch or write it again") from error
     names = [entry.filename for entry in entries]
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+    if not stored:
         raise InputError(f"{path} is a compressed archive, which torch.save never writes; unpack it first")
-    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+    if not fits:
         raise InputError(f"{path} claims more bytes than it has; it is damaged or made to fill the memory")
+    if damaged is not None:
+        raise InputError(f"{path} is damaged: {printable(damaged)} has another checksum; fetch or write it again")
     if any(name.endswith("/constants.pkl") for name in names):
         raise InputError(f"{path} is a TorchScript archive; load it with torch.jit and save its state_dict()")
     if not any(name.endswith("/data.pkl") for name in names):
@@ -136,15 +149,20 @@ def _check_archive(path: Path, file: BinaryIO) -> None:
 
 
 def _read_pickle(file: BinaryIO) -> Any:
-    start = file.read(256)
-    file.seek(0)
-    # torch.save's two formats: a zip archive, and before 1.6 a stream that begins with its magic number
-    if start[:2] != b"PK" and _TORCH_MAGIC not in start:
+    if not _is_torch(file):
         return load_arrays(file)
     stand_ins: list[Any] = [Array, *((stand_in, name) for name, stand_in in STAND_INS.items())]
     with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's advice on protocols and layouts: what matters is an error here
         return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _is_torch(file: BinaryIO) -> bool:
+    """Whether torch.save wrote a file: a zip archive, and before 1.6 a stream that begins with its magic number."""
+    file.seek(0)
+    start = file.read(256)
+    file.seek(0)
+    return start[:2] == b"PK" or _TORCH_MAGIC in start
 
 
 _TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
@@ -176,7 +194,7 @@ def _unpickle(path: Path, file: BinaryIO) -> Any:
                 os.killpg(child.pid, signal.SIGKILL)  # with everything that it may have started
     if child.returncode:
         lines = errors.decode(errors="replace").strip().splitlines()
-        reason = _printable(lines[-1]) if lines else f"exit code {child.returncode}"
+        reason = printable(lines[-1]) if lines else f"exit code {child.returncode}"
         raise InputError(f"{path} could not be unpickled ({reason}); install what it names, or fetch it again")
     try:
         return torch.load(io.BytesIO(output), map_location="cpu", weights_only=True)
@@ -211,14 +229,12 @@ class _Plain:
             plain = {str(key): self.of(item, f"{name}{key}.", depth + 1) for key, item in value.items()}
             if len(plain) < len(value):
                 twice = next(key for key, count in Counter(map(str, value)).items() if count > 1)
-                raise InputError(
-                    f"{self._path} has two keys '{_printable(twice)}' in one dict; save it with other keys"
-                )
+                raise InputError(f"{self._path} has two keys '{printable(twice)}' in one dict; save it with other keys")
             return plain
         if isinstance(value, list | tuple):
             return [self.of(item, f"{name}{i}.", depth + 1) for i, item in enumerate(value)]
         if isinstance(value, Array):
-            return f"an array of {_printable(value.code)}" if value.values is None else torch.from_numpy(value.values)
+            return f"an array of {printable(value.code)}" if value.values is None else torch.from_numpy(value.values)
         if isinstance(value, Tensor):
             return self._tensor(value.detach(), name.rstrip("."))
         known = value is None or isinstance(value, str | int | float)
@@ -229,22 +245,17 @@ class _Plain:
             return f"a tensor in the layout {tensor.layout}"
         if tensor.device.type != "cpu":
             raise InputError(
-                f"{self._path}: {_printable(name)} is a {tensor.device} tensor, without values; save the weights"
+                f"{self._path}: {printable(name)} is a {tensor.device} tensor, without values; save the weights"
             )
         # an expanded tensor claims any size at the price of one number
         claimed = tensor.numel() * tensor.element_size()
         if claimed > self._size:
             raise InputError(
-                f"{self._path}: {_printable(name)} claims {claimed} bytes, and the file has {self._size}; it is "
+                f"{self._path}: {printable(name)} claims {claimed} bytes, and the file has {self._size}; it is "
                 "damaged or made to fill the memory"
             )
         return tensor
 
 
 def _one_line(error: Exception) -> str:
-    return _printable(str(error)) or type(error).__name__
-
-
-def _printable(text: str, length: int = 160) -> str:
-    """Text of a file for a message: one line, no control characters, not long."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * length]).split())[:length]
+    return printable(str(error), 160) or type(error).__name__

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from converters import __version__, files, sources
-from converters.backbones import expected_tensors
+from converters.backbones import COUNTER, expected_tensors
 from converters.checkpoint import Checkpoint, Pixels, Source, from_header, numeric_problems, sha256
 from converters.errors import InputError, first_few, unknown
 from converters.sources import BRANCHES, Reading
 
 # this project's own files say themselves what they are
 OWN = "gsg_transfer"
-# where files without batch norms' counters keep them
-COUNTERS = "num_batches_tracked"
 
 
 def certificate_path(path: Path) -> Path:
@@ -57,10 +55,11 @@ class Request:
             raise unknown("branch", str(self.branch), BRANCHES)
         if (self.mean is None) != (self.std is None):
             raise InputError("expected --mean and --std together, got one of them")
-        if self.mean and self.std and not (max(map(abs, self.mean)) <= 1 and 0 < min(self.std) <= max(self.std) <= 1):
-            raise InputError(
-                f"expected --mean and --std of pixels in 0..1, got {self.mean} and {self.std}; divide 0..255 by 255"
-            )
+        if self.mean and self.std:
+            try:
+                Pixels(224, self.mean, self.std)
+            except ValueError as error:
+                raise InputError(f"--mean and --std: {error}") from error
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,12 +115,14 @@ def read_checkpoint(path: Path, request: Request = Request()) -> Read:
     """
     content = files.read(path, unsafe_pickle=request.unsafe_pickle)
     header = _own_header(path, content)
-    if request.source != "auto":
-        origins = [request.source]
-    elif header is not None:
+    if header is not None and request.source not in ("auto", OWN):
+        raise InputError(f"{path} is this project's own file, which says itself what it is; leave out --source")
+    if header is not None:
         origins = [OWN]
+    elif request.source != "auto":
+        origins = [request.source]
     else:
-        origins = [name for name in sources.names() if name != OWN]
+        origins = [name for name in sources.names() if name != OWN and sources.find(name).ORIGIN.recognised]
     attempts = list(sources.readings(content, origins))
     if not attempts:
         raise InputError(f"{path}: {_nothing(content, request)}")
@@ -153,8 +154,9 @@ def read_checkpoint(path: Path, request: Request = Request()) -> Read:
 def _own_header(path: Path, content: dict[str, Any]) -> str | None:
     """The facts that this project put into a file, or into the certificate beside it where a file has no room."""
     for place in (content.get("__metadata__"), content, content.get("meta")):
-        if isinstance(place, dict) and isinstance(place.get("checkpoint"), str):
-            return str(place["checkpoint"])
+        header = place.get("checkpoint") if isinstance(place, dict) else None
+        if isinstance(header, str) and header.startswith("{"):
+            return header
     beside = certificate_path(path)
     if not beside.is_file():
         return None
@@ -179,17 +181,32 @@ def _choose(path: Path, attempts: list[Reading], request: Request) -> list[Readi
     fits = [attempt for attempt in attempts if not attempt.problems]
     if not fits:
         raise InputError(f"{path}: {_nearest(attempts, request)}")
-    branches = sorted({fit.form.branch for fit in fits})
-    if request.branch is not None:
-        fits = [fit for fit in fits if fit.form.branch == request.branch]
-        if not fits:
-            raise InputError(f"{path} holds no {request.branch} network, only: {', '.join(branches)}")
     same: dict[Any, list[Reading]] = {}
     for fit in fits:
         same.setdefault((fit.arch, fit.pixels, fit.form.wrapper, tuple(fit.keys.items())), []).append(fit)
-    if len(same) > 1:
-        raise InputError(f"{path} can be read in several ways: {_ways(list(same.values()))}")
-    return list({fit.source: fit for fit in fits}.values())
+    kinds = list(same.values())
+    if request.branch is not None:
+        kinds = [kind for kind in kinds if any(fit.form.branch == request.branch for fit in kind)]
+        if not kinds:
+            branches = sorted({fit.form.branch for fit in fits})
+            raise InputError(f"{path} holds no {request.branch} network, only: {', '.join(branches)}")
+    if len(kinds) > 1:
+        raise InputError(f"{path} can be read in several ways: {_ways(kinds)}")
+    if request.branch is None:
+        _check_twins(path, kinds[0], attempts)
+    return list({fit.source: fit for fit in kinds[0]}.values())
+
+
+def _check_twins(path: Path, chosen: Sequence[Reading], attempts: Sequence[Reading]) -> None:
+    """Refuse to take one network of an origin without being asked where the other one is there, and damaged."""
+    origins, branches = {fit.source for fit in chosen}, {fit.form.branch for fit in chosen}
+    for other in attempts:
+        whole = len(expected_tensors(other.arch))
+        if other.source in origins and other.form.branch not in branches and len(other.tensors) > whole / 2:
+            raise InputError(
+                f"{path} holds a whole {chosen[0].form.branch} network, and at {other.form.place} one that is not "
+                f"({first_few(other.problems)}); to take the whole one, say --branch {chosen[0].form.branch}"
+            )
 
 
 def _ways(readings: Sequence[Sequence[Reading]]) -> str:
@@ -229,24 +246,38 @@ def _backbone(path: Path, reading: Reading, content: dict[str, Any]) -> tuple[di
     Raises:
         InputError: numbers that float32 cannot hold, or that are not finite.
     """
-    counters = content.get(COUNTERS, {})
+    counters = _own_counters(path, content) if reading.source == OWN else {}
     backbone, inexact = {}, []
     for name in expected_tensors(reading.arch):
         found = reading.tensors.get(name)
         if found is None:
             found = torch.tensor(counters.get(name, 0))
-        dtype = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
-        backbone[name] = found.to(dtype).contiguous()
-        if not torch.equal(backbone[name].to(found.dtype), found):
+        counter = name.endswith(COUNTER)
+        if found.is_complex() or found.is_floating_point() == counter:
+            raise InputError(f"{path}: {name} is {found.dtype}; expected {'an integer' if counter else 'real'} numbers")
+        backbone[name] = found.to(torch.int64 if counter else torch.float32).contiguous()
+        if not torch.equal(backbone[name].to(found.dtype).nan_to_num(), found.nan_to_num()):
             inexact.append(f"{name} is {found.dtype}")
     problems = inexact + numeric_problems(backbone)
     if problems:
-        raise InputError(f"{path}: float32 cannot hold it: {first_few(problems)}; save finite float32 weights")
+        raise InputError(f"{path} does not hold finite float32 numbers: {first_few(problems)}; save such weights")
     kinds = {str(x.dtype) for x in reading.tensors.values() if x.is_floating_point()} - {"torch.float32"}
     notes = [f"{', '.join(sorted(kinds))} widened to float32"] if kinds else []
     if reading.counters_missing and not counters:
         notes.append("num_batches_tracked is not in the file and was set to 0")
     return backbone, notes
+
+
+def _own_counters(path: Path, content: dict[str, Any]) -> dict[str, int]:
+    """Counters of our files for Detectron2, whose frozen batch norms have none.
+
+    Raises:
+        InputError: they are no counters.
+    """
+    counters = content.get(COUNTER, {})
+    if not isinstance(counters, dict) or not all(type(count) is int and count >= 0 for count in counters.values()):
+        raise InputError(f"{path}: its {COUNTER} are no counters; convert it again")
+    return counters
 
 
 def _pixels(path: Path, reading: Reading, request: Request) -> Pixels:
@@ -255,8 +286,8 @@ def _pixels(path: Path, reading: Reading, request: Request) -> Pixels:
         return Pixels(pixels.size if pixels else 32, request.mean, request.std)
     if pixels is None:
         raise InputError(
-            f"{path}: files of {reading.source} with the small stem do not say how their images were normalised; give "
-            "it: --mean R G B --std R G B"
+            f"{path}: such files of {reading.source} do not say how their images were normalised; give it: "
+            "--mean R G B --std R G B"
         )
     return pixels
 

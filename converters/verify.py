@@ -18,7 +18,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from converters import __version__, targets
-from converters.backbones import build_backbone
+from converters.backbones import COUNTER, build_backbone
 from converters.checkpoint import Checkpoint, sha256, to_header
 from converters.errors import first_few
 from converters.reading import Read, Request, read_checkpoint
@@ -140,8 +140,9 @@ def certify(original: Path, request: Request, output: Path, target: str) -> Cert
             if framework != target:
                 path = Path(folder) / f"{framework}{targets.find(framework).SUFFIX}"
             parts.append(_part(framework, path, checkpoint, pictures, expected, write=framework != target))
-    if not any(_informative(checkpoint)):
-        reason = "every batch norm has mean 0 and variance 1: the network was never trained"
+    fresh = list(_fresh_norms(checkpoint))
+    if fresh:
+        reason = f"{len(fresh)} batch norms have mean 0 and variance 1, as if never trained: {first_few(fresh)}"
         parts = [replace(part, status=FAILED, reasons=(*part.reasons, reason)) for part in parts[:1]] + parts[1:]
     return Certificate(target, read, files, tuple(parts))
 
@@ -201,7 +202,7 @@ def _part(
     write: bool,
 ) -> Part:
     module = targets.find(framework)
-    refusal = module.refusal(checkpoint.arch)
+    refusal = targets.plain_resnet_only(framework, checkpoint.arch) if framework in FRAMEWORKS else None
     if refusal is not None:
         return Part(framework, NOT_APPLICABLE, (refusal,))
     if write:
@@ -238,7 +239,7 @@ def _compare_tensors(loaded: Loaded, checkpoint: Checkpoint) -> tuple[int, list[
 
     A framework whose batch norms are frozen has no counters; apart from these, all must be there.
     """
-    expected = {name: x for name, x in checkpoint.backbone.items() if not name.endswith("num_batches_tracked")}
+    expected = {name: x for name, x in checkpoint.backbone.items() if not name.endswith(COUNTER)}
     missing = [name for name in expected if name not in loaded.tensors]
     strange = [name for name in loaded.tensors if name not in checkpoint.backbone]
     common = [name for name in loaded.tensors if name in checkpoint.backbone]
@@ -261,9 +262,8 @@ def _relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-def _informative(checkpoint: Checkpoint) -> Iterator[bool]:
-    for name, tensor in checkpoint.backbone.items():
-        if name.endswith("running_mean"):
-            yield bool(tensor.any())
-        elif name.endswith("running_var"):
-            yield bool((tensor != 1).any())
+def _fresh_norms(checkpoint: Checkpoint) -> Iterator[str]:
+    for name, mean in checkpoint.backbone.items():
+        norm = name.removesuffix(".running_mean")
+        if norm != name and not mean.any() and (checkpoint.backbone[f"{norm}.running_var"] == 1).all():
+            yield norm

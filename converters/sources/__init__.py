@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from converters.backbones import ARCHITECTURES, check_tensors, expected_tensors
+from converters.backbones import ARCHITECTURES, COUNTER, check_tensors, expected_tensors
 from converters.checkpoint import Pixels
 from converters.keys import NAMED, KeyMapError, Renamed, Rule, rename
 from converters.plugins import plugins
@@ -23,7 +23,8 @@ names, find = plugins(__name__, "source")
 IMAGENET_STEM = ("resnet18", "resnet34", "resnet50", "resnet101")
 ANY_STEM = ARCHITECTURES
 
-_COUNTER = "num_batches_tracked"
+# top-level entries with tensors that are no networks
+_OPTIMISER = re.compile(r"optim\w*|.*optimizer\w*|scaler|amp\w*|lr_scheduler\w*|scheduler\w*|loops|callbacks")
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Form:
         alone: nothing stands beside the wrapper in such a file.
         beside: a prefix of keys that such a file also has; what the backbone is called depends on them.
         architectures: what it may be.
-        pixels: how the weights want their images.
-        small_pixels: likewise for the small stem of CIFAR; None where the files of an origin differ and do not say.
+        pixels: how the weights want their images; None where the files of an origin differ and do not say.
+        small_pixels: likewise for the small stem of CIFAR.
         arrange: a tensor under torchvision's name, in torchvision's layout.
     """
 
@@ -54,7 +55,7 @@ class Form:
     alone: bool = False
     beside: str = ""
     architectures: tuple[str, ...] = IMAGENET_STEM
-    pixels: Pixels = Pixels(224)  # noqa: RUF009 - frozen
+    pixels: Pixels | None = Pixels(224)  # noqa: RUF009 - frozen
     small_pixels: Pixels | None = None
     arrange: Callable[[str, Tensor], Tensor] = field(default=lambda name, tensor: tensor, repr=False)
 
@@ -71,13 +72,15 @@ class Origin:
     Attributes:
         title: in words, with its paper or repository.
         forms: of its files.
-        epochs: key of the number of finished epochs, where the files hold one.
+        epochs: key of the number of finished epochs, where the files hold it (many hold the last one's index).
+        recognised: whether its files can be told from others; else it must be named.
         note: what a user should know.
     """
 
     title: str
     forms: tuple[Form, ...]
     epochs: str | None = None
+    recognised: bool = True
     note: str = ""
 
 
@@ -106,7 +109,7 @@ class Reading:
     @property
     def counters_missing(self) -> bool:
         """Whether no batch norm has its counter: Detectron2's files, and those from before PyTorch 0.4.1."""
-        return not any(name.endswith(_COUNTER) for name in self.tensors)
+        return not any(name.endswith(COUNTER) for name in self.tensors)
 
     @property
     def pixels(self) -> Pixels | None:
@@ -136,15 +139,42 @@ def readings(content: Mapping[str, Any], sources: Iterable[str]) -> Iterator[Rea
             leaves = dict(_leaves(state))
             if not all(any(key.startswith(start) for key in leaves) for start in (form.prefix, form.beside)):
                 continue
-            reading = _read(source, form, leaves)
+            others = _other_networks(content, form, find(source).ORIGIN)
+            reading = _read(source, form, leaves, [*_contradiction(content, form), *others])
             if reading.tensors:
                 yield reading
 
 
-def _read(source: str, form: Form, state: dict[str, Any]) -> Reading:
+def _other_networks(content: Mapping[str, Any], form: Form, origin: Origin) -> list[str]:
+    """Top-level entries that hold convolutions and that the origin does not know."""
+    known = {other.wrapper[0] for other in origin.forms if other.wrapper}
+    if not form.wrapper:
+        return []
+    return [
+        f"it also holds a network at {key}, which this origin does not write"
+        for key, value in content.items()
+        if key not in known and not _OPTIMISER.fullmatch(key) and any(_is_convolution(x) for _, x in _leaves(value))
+    ]
+
+
+def _is_convolution(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 4
+
+
+def _contradiction(content: Mapping[str, Any], form: Form) -> list[str]:
+    """What the file says about itself that is not so for any architecture of the form."""
+    arch = content.get("arch")
+    names = {each.partition("_")[0] for each in form.architectures}
+    wrong = isinstance(arch, str) and "net" in arch.lower() and arch.lower() not in names
+    return [f"it says that it is {arch}"] if wrong else []
+
+
+def _read(source: str, form: Form, state: dict[str, Any], contradictions: list[str]) -> Reading:
     copies = tuple(key for key in state if key.startswith(form.copies))
     own = {key: value for key, value in state.items() if key not in set(copies)}
-    problems = [f"{key} differs from {twin}" for key, twin in _twins(form, copies) if not _same(state, key, twin)]
+    problems = contradictions + [
+        f"{key} differs from {twin}" for key, twin in _twins(form, copies) if not _same(state, key, twin)
+    ]
     try:
         renamed = _by_order(form, own) if form.rules is None else rename(own, _prefixed(form), form.drop)
     except KeyMapError as error:
@@ -158,9 +188,9 @@ def _read(source: str, form: Form, state: dict[str, Any]) -> Reading:
 
 def _misfits(arch: str, tensors: dict[str, Tensor]) -> list[str]:
     """As `check_tensors`, but batch norms may lack their counters, if all of them do."""
-    without = not any(name.endswith(_COUNTER) for name in tensors)
+    without = not any(name.endswith(COUNTER) for name in tensors)
     problems = check_tensors(arch, tensors)
-    return [text for text in problems if not (without and text.startswith("missing") and text.endswith(_COUNTER))]
+    return [text for text in problems if not (without and text.startswith("missing") and text.endswith(COUNTER))]
 
 
 def _prefixed(form: Form) -> list[Rule]:
@@ -179,6 +209,9 @@ def _by_order(form: Form, state: dict[str, Any]) -> Renamed[Any]:
         expected = list(expected_tensors(arch))
         if len(expected) == len(kept):
             values, keys = (dict(zip(expected, each, strict=True)) for each in (kept.values(), kept))
+            odd = [key for name, key in keys.items() if key.rpartition(".")[2] != name.rpartition(".")[2]]
+            if odd:
+                raise KeyMapError(f"{odd[0]} is not where a tensor of that name belongs", Renamed(values, keys, ()))
             return Renamed(values, keys, tuple(dropped))
     raise KeyMapError(f"{len(kept)} tensors at {form.place}, as no architecture has", Renamed({}, {}, ()))
 

@@ -14,13 +14,20 @@ def _forms(module: str) -> tuple[Form, ...]:
     )
 
 
+def _legacy() -> tuple[Form, ...]:
+    fc = (r"(.*\.)?fc\.(weight|bias)",)
+    return (
+        Form(wrapper=("online_backbone",), rules=None, drop=fc),
+        Form(wrapper=("target_backbone",), branch=TARGET, rules=None, drop=fc),
+    )
+
+
 ORIGIN = Origin(
     title="BYOL: yaox12/BYOL-PyTorch",
     forms=(
         *_forms("module."),
         *_forms(""),
-        Form(wrapper=("online_backbone",), rules=None, drop=(r"(.*\.)?fc\.(weight|bias)",)),
+        *_legacy(),
     ),
-    epochs="epoch",
     note="the legacy release (online_backbone) is read by the order of its tensors, each with its shape checked",
 )

@@ -10,7 +10,8 @@ from converters.keys import NAMED, SEQUENTIAL, SEQUENTIAL_CIFAR, SEQUENTIAL_CIFA
 from converters.sources import IMAGENET_STEM, ONLINE, TARGET, Form, Origin
 
 _HEADS = (
-    r"(model\.)?(\w+_)?(projection_head|prediction_head|head|projector|predictor)(_momentum)?\..*",
+    r"(model\.)?((teacher|student|query|key|momentum)_)?(projection_head|prediction_head)(_momentum)?\..*",
+    r"(teacher_head|student_head)\..*",
     r"(online_classifier|criterion)\..*",
     r"dummy_param",  # of its older benchmarks: an empty tensor that knows the device
     r"(model\.)?(prototypes|queue\w*|memory_bank\w*)(\..*)?",
@@ -50,6 +51,5 @@ def _forms() -> Iterator[Form]:
 ORIGIN = Origin(
     title="lightly: lightly-ai/lightly",
     forms=tuple(_forms()),
-    epochs="epoch",
     note="CIFAR's networks were trained with ImageNet's or with CIFAR's mean and std: see the script, --mean and --std",
 )

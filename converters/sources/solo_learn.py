@@ -3,8 +3,10 @@
 from converters.sources import IMAGENET_STEM, ONLINE, TARGET, Form, Origin
 
 _HEADS = (
-    r"(momentum_)?(projector\d*|predictor\d*|classifier|head|prototypes|simple_predictor|transformer)\..*",
-    r"(queue\w*|center|prototypes|\w*loss_func\..*)",
+    r"(momentum_)?(projector\d*|predictor\d*|simple_predictor|prototypes)\..*",
+    r"(momentum_)?classifier\.(weight|bias)",
+    r"(momentum_)?head\.(mlp|last_layer)\..*",
+    r"(queue\w*|center|prototypes|dino_loss_func\.center)",
 )
 # its stem for CIFAR pads by 2 (solo/methods/base.py there), and each data set has its own mean and std
 _ARCHITECTURES = (*IMAGENET_STEM, "resnet18_cifar_pad2")
@@ -23,6 +25,5 @@ def _forms(backbone: str) -> tuple[Form, ...]:
 ORIGIN = Origin(
     title="solo-learn: vturrisi/solo-learn",
     forms=(*_forms("backbone"), *_forms("encoder")),
-    epochs="epoch",
     note="CIFAR's stem pads by 2: for transfer/linear.py, with --mean and --std of the data set",
 )

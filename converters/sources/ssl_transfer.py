@@ -4,6 +4,7 @@ from converters.sources import Form, Origin
 
 ORIGIN = Origin(
     title="ssl-transfer, Ericsson et al. 2021: linusericsson/ssl-transfer",
-    forms=(Form(),),
-    note="its SimCLR files want images in 0..1: --mean 0 0 0 --std 1 1 1",
+    forms=(Form(pixels=None),),
+    recognised=False,
+    note="its SimCLR files want --mean 0 0 0 --std 1 1 1, the others ImageNet's: name them",
 )

@@ -12,6 +12,5 @@ ORIGIN = Origin(
         Form(wrapper=("model",), drop=_FC),
         Form(wrapper=("state_dict_ema",), branch=TARGET, drop=_FC),
     ),
-    epochs="epoch",
     note="weights trained with another mean and std than ImageNet's need --mean and --std",
 )

@@ -11,7 +11,7 @@ ORIGIN = Origin(
         Form(wrapper=("state_dict",), drop=(_FC,)),
         Form("module.", ("state_dict",), drop=(_FC,)),
         Form(wrapper=("model",), drop=(_FC,)),
+        Form(wrapper=("model_ema",), branch=TARGET, drop=(_FC, "n_averaged")),
         Form("module.", ("model_ema",), TARGET, drop=(_FC, "n_averaged")),
     ),
-    epochs="epoch",
 )

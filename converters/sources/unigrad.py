@@ -11,5 +11,4 @@ ORIGIN = Origin(
         Form("module.encoder.", ("model",), ONLINE, SEQUENTIAL, (_HEADS, r"module\.momentum_encoder\..*")),
         Form("module.momentum_encoder.", ("model",), TARGET, SEQUENTIAL, (_HEADS, r"module\.encoder\..*")),
     ),
-    epochs="epoch",
 )

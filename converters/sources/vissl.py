@@ -10,5 +10,4 @@ ORIGIN = Origin(
         Form("_feature_blocks.", _TRUNK),
         Form("_feature_blocks.", ("model_state_dict",), drop=(r"heads\..*", r"_feature_blocks\.fc\..*")),
     ),
-    note="",
 )

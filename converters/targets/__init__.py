@@ -3,7 +3,7 @@
 A module of this package holds
 
 - ``SUFFIX`` of the weights' file, and ``FACTS_SUFFIX`` of the file beside it that says how to use them, or None;
-- ``refusal(arch)``: why the target cannot express an architecture, or None;
+- ``refusal(checkpoint)``: why the target cannot express it, or None;
 - ``write(checkpoint, path)``: the weights;
 - ``facts(checkpoint, path)``: the text of the file beside them, where there is one;
 - ``load(path, checkpoint)``: the framework's own backbone with the weights that stand at `path`, built from the facts

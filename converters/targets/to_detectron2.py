@@ -1,10 +1,12 @@
 """Detectron2: a backbone under ``backbone.bottom_up.``, as its FPN detectors name it, and their configuration."""
 
+import json
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from converters.backbones import COUNTER
 from converters.checkpoint import Checkpoint, to_header
 from converters.keys import DETECTRON2, detectron2_modules, rename, resnet_modules, rules_between
 from converters.targets import Loaded, plain_resnet_only, quiet, scaled
@@ -13,14 +15,13 @@ SUFFIX, FACTS_SUFFIX = ".pth", ".yaml"
 
 PREFIX = "backbone.bottom_up."
 _STAGES = ("res2", "res3", "res4", "res5")
-_COUNTER = "num_batches_tracked"
 
 _NAMES = rules_between(resnet_modules(), detectron2_modules())
 
 
-def refusal(arch: str) -> str | None:
-    """Why Detectron2's ResNet cannot hold an architecture."""
-    return plain_resnet_only("Detectron2", arch)
+def refusal(checkpoint: Checkpoint) -> str | None:
+    """Why Detectron2's ResNet cannot hold a checkpoint."""
+    return plain_resnet_only("Detectron2", checkpoint.arch)
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
@@ -28,7 +29,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
 
     Its frozen batch norms have no counters, so these stand beside the model.
     """
-    counters = {name: int(tensor) for name, tensor in checkpoint.backbone.items() if name.endswith(_COUNTER)}
+    counters = {name: int(tensor) for name, tensor in checkpoint.backbone.items() if name.endswith(COUNTER)}
     others = {name: tensor for name, tensor in checkpoint.backbone.items() if name not in counters}
     model = {PREFIX + name: tensor for name, tensor in rename(others, _NAMES).values.items()}
     torch.save(
@@ -37,7 +38,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
             "__author__": "gsg-transfer",
             "matching_heuristics": False,
             "checkpoint": to_header(checkpoint),
-            _COUNTER: counters,
+            COUNTER: counters,
         },
         path,
     )
@@ -50,7 +51,7 @@ def facts(checkpoint: Checkpoint, path: Path) -> str:
     return f"""\
 # How Detectron2 must use {path.name}: any other value gives other features, most of them without a message.
 MODEL:
-  WEIGHTS: {path}
+  WEIGHTS: {json.dumps(str(path.absolute()))}
   PIXEL_MEAN: {[scaled(value) for value in pixels.mean]}
   PIXEL_STD: {[scaled(value) for value in pixels.std]}
   BACKBONE:
@@ -81,6 +82,8 @@ def load(path: Path, checkpoint: Checkpoint) -> Loaded:
         config = get_cfg()
         config.merge_from_file(str(path.with_suffix(FACTS_SUFFIX)))
         config.MODEL.DEVICE = "cpu"
+        if Path(config.MODEL.WEIGHTS).name != path.name:
+            raise ValueError(f"MODEL.WEIGHTS names {config.MODEL.WEIGHTS} instead of {path.name}")
         detector = nn.Module()
         detector.backbone = build_backbone(config)
         DetectionCheckpointer(detector).load(str(path))
@@ -100,8 +103,3 @@ def load(path: Path, checkpoint: Checkpoint) -> Loaded:
 
     tensors = rename(dict(backbone.state_dict()), DETECTRON2).values
     return Loaded(backbone, tensors, read, stages, {"detectron2": detectron2.__version__})
-
-
-def _scaled(value: float) -> float:
-    """0..1 to Detectron2's 0..255, without the digits that binary fractions add: 123.675, not 123.67499999999998."""
-    return round(value * 255, 9)

@@ -13,9 +13,9 @@ SUFFIX, FACTS_SUFFIX = ".pth", ".py"
 PREFIX = "backbone."
 
 
-def refusal(arch: str) -> str | None:
-    """Why MMSegmentation's ResNet cannot hold an architecture."""
-    return plain_resnet_only("MMSegmentation", arch)
+def refusal(checkpoint: Checkpoint) -> str | None:
+    """Why MMSegmentation's ResNet cannot hold a checkpoint."""
+    return plain_resnet_only("MMSegmentation", checkpoint.arch)
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
@@ -84,7 +84,3 @@ def load(path: Path, checkpoint: Checkpoint) -> Loaded:
 
     versions = {"mmsegmentation": mmseg.__version__, "mmengine": mmengine.__version__, "mmcv": mmcv.__version__}
     return Loaded(backbone, dict(backbone.state_dict()), read, lambda batch: list(backbone(batch)), versions)
-
-
-def _scaled(value: float) -> float:
-    return round(value * 255, 9)

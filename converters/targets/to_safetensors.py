@@ -11,7 +11,7 @@ from converters.targets.to_torchvision import loaded
 SUFFIX, FACTS_SUFFIX = ".safetensors", None
 
 
-def refusal(arch: str) -> str | None:
+def refusal(checkpoint: Checkpoint) -> str | None:
     """Nothing is refused."""
     return None
 

@@ -8,15 +8,18 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from converters.checkpoint import Checkpoint, Pixels
+from converters.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, Pixels
 from converters.targets import Loaded, plain_resnet_only, stages_by_hooks
 
 SUFFIX, FACTS_SUFFIX = ".pth", None
 
 
-def refusal(arch: str) -> str | None:
-    """Why torchvision's own networks cannot hold an architecture."""
-    return plain_resnet_only("torchvision", arch)
+def refusal(checkpoint: Checkpoint) -> str | None:
+    """Why torchvision's own networks cannot hold a checkpoint, or a file without facts cannot describe it."""
+    pixels = checkpoint.pixels
+    if (pixels.mean, pixels.std) != (IMAGENET_MEAN, IMAGENET_STD):
+        return f"a flat state dict cannot say that its images have mean {pixels.mean} and deviation {pixels.std}"
+    return plain_resnet_only("torchvision", checkpoint.arch)
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
