@@ -1,12 +1,35 @@
 """Labelled data sets to evaluate on: one file each, found by its file name.
 
-A file holds ``KNN``, a tuple of `Neighbours`, and ``load(root)``, which returns the training and test splits. To add a
-data set, add a file.
+A file of a set that fits in memory holds ``KNN``, a tuple of `Neighbours`, and ``load(root)``, which returns the
+training and test splits as `LabelledImages`.
+
+A file of the linear-transfer benchmark (Ericsson et al. 2021, with CIFAR-10 in both) holds
+
+    TITLE       the set's name, with the paper
+    METRIC      one of `METRICS`
+    SIZES       classes, training, validation (None: not given) and test images, as published
+    FOLDERS     where below the data root it may lie: the reference's layout first, then torchvision's
+    MARKER      a path that shows in which of these folders it lies
+    EXPECTED    the first folder with the marker: what to look for below the data root
+    WHERE       where a user gets it
+    splits      ``splits(root, *, check_sizes=True)``, which returns `Splits`
+
+To add a data set, add a file.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
+from torch import Tensor
+
+from converters.errors import unknown
 from converters.plugins import plugins
+
+METRICS = ("accuracy", "mean_per_class", "map_11point")  # ssl-transfer, linear.py
+
+_BENCHMARK = ("aircraft", "caltech101", "cars", "cifar10", "dtd", "flowers", "food", "pets", "sun397", "voc2007")
 
 
 class Neighbours(NamedTuple):
@@ -21,4 +44,78 @@ class Neighbours(NamedTuple):
     temperature: float | None
 
 
+@dataclass(frozen=True)
+class Split:
+    """One split of a labelled data set.
+
+    Attributes:
+        images: files in the order of the set's list, or uint8 (N, 3, H, W), RGB. Files may be grey, of a palette, or of
+            another format than their suffix says; their existence is checked, their content is not.
+        labels: int64 (N,), indices into the classes; or int8 (N, C) for a multi-label set: 1 present, 0 absent, -1
+            present only as objects that are marked "difficult".
+    """
+
+    images: tuple[Path, ...] | Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A labelled data set as its authors, or the benchmark's, divided it.
+
+    Attributes:
+        classes: names, in the data set's own order where it has one, else sorted.
+        train: training split.
+        val: validation split; None where none is given and a seeded fifth of the training split takes its place.
+        test: test split; every class occurs in it.
+        notes: what a user should know, one sentence each: duplicates, overlaps, accepted differences in size.
+    """
+
+    classes: tuple[str, ...]
+    train: Split
+    val: Split | None
+    test: Split
+    notes: tuple[str, ...] = ()
+
+
 names, find = plugins(__name__, "data set")
+
+
+def in_memory() -> list[str]:
+    """The names of the sets that have ``KNN`` and ``load``."""
+    return [name for name in names() if hasattr(find(name), "load")]
+
+
+def benchmark() -> tuple[str, ...]:
+    """The names of the linear-transfer benchmark's ten data sets, in the published order."""
+    return _BENCHMARK
+
+
+def found(name: str, root: Path) -> bool:
+    """Whether a data set of the benchmark lies below the data root; whether it is complete, ``splits`` finds out.
+
+    Args:
+        name: one of `benchmark`.
+        root: the data root.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+    if name not in _BENCHMARK:
+        raise unknown("data set of the benchmark", name, _BENCHMARK)
+    module = find(name)
+    return first_folder(root, module.FOLDERS, module.MARKER) is not None
+
+
+def first_folder(root: Path, folders: Sequence[str], marker: str) -> Path | None:
+    """The first of some folders below the data root that holds a marker; None if none does.
+
+    Args:
+        root: the data root.
+        folders: paths below it, the preferred one first.
+        marker: path below each of them.
+    """
+    return next((root / folder for folder in folders if (root / folder / marker).exists()), None)
