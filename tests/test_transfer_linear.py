@@ -13,6 +13,8 @@ import torch
 from converters.backbones import build_backbone
 from converters.checkpoint import Checkpoint, Pixels, Source, load, save, sha256
 from converters.images import LabelledImages, load_images
+from tests import twins
+from transfer import tasks
 from transfer.linear import main
 from transfer.results import Result, read
 from transfer.tasks import fashion_mnist, sample
@@ -60,6 +62,27 @@ def _save(path: Path, method: str = "simsiam-guided", seed: int = 0) -> Path:
 
 def _results(folder: str = "runs/linear") -> list[Result]:
     return read(Path(folder, "results.jsonl"))
+
+
+def test_tasks_of_the_benchmark_are_listed_with_what_is_there(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    twins.write("dtd", tmp_path / "data", "reference")
+    assert run("--tasks") == 0
+    printed = capsys.readouterr().out
+    lines = {line.split("\u2502")[1].strip(): line for line in printed.splitlines() if "\u2502" in line}
+    assert set(tasks.benchmark()) <= set(lines)
+    assert [name for name in tasks.benchmark() if "not found" not in lines[name]] == ["dtd"]
+    assert "1880" in lines["dtd"]
+    assert f"food: expected data/{tasks.find('food').EXPECTED} (source: " in printed
+
+
+def test_set_of_the_benchmark_is_not_evaluated_as_another_protocols(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--dataset", "dtd", "--pixels") == 2
+    assert "unknown data set 'dtd'; choose from: cifar10, fashion_mnist, sample" in capsys.readouterr().err
 
 
 def test_checkpoint_of_another_origin_is_read_as_it_is(

@@ -5,8 +5,8 @@ import numpy.typing as npt
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from transfer import logistic
-from transfer.logistic import SOLVER, WEIGHT_DECAYS, centre_and_scale, fit_and_predict, validation_split
+from converters.errors import InputError
+from transfer.logistic import SOLVERS, WEIGHT_DECAYS, fit_and_predict, validation_split
 
 Features = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -50,44 +50,8 @@ def test_split_leaves_the_global_generator_alone() -> None:
     assert draws[0] == draws[1]
 
 
-def test_features_are_centred_on_the_training_mean_and_scaled_by_one_number() -> None:
-    train, test = (features for features, _ in (_example(80, 12), _example(40, 12)))
-    ours, ours_test, scale = centre_and_scale(train, test)
-    assert np.sqrt(np.mean(ours**2)) == pytest.approx(1, rel=1e-4)
-    np.testing.assert_allclose(ours * scale, train - train.mean(axis=0), atol=1e-4)
-    np.testing.assert_allclose(ours_test * scale, test - train.mean(axis=0), atol=1e-4)
-
-
-def test_features_that_do_not_vary_are_not_divided_by_zero() -> None:
-    constant = np.full((6, 3), 7, dtype=np.float32)
-    ours, _, scale = centre_and_scale(constant, constant)
-    assert scale == 1
-    assert not ours.any()
-
-
-@pytest.mark.parametrize(("num", "dim"), [(90, 8), (30, 50)])
-@pytest.mark.parametrize("decay", [0.1, 1.0, 100.0])
-def test_fit_on_scaled_features_is_scikit_learns_on_the_features(num: int, dim: int, decay: float) -> None:
-    features, labels = _example(2 * num, dim)
-    train, test = features[:num], features[num:]
-    ours, ours_test, scale = centre_and_scale(train, test)
-    model = LogisticRegression(solver=SOLVER, tol=1e-7, max_iter=1_000)
-    assert logistic._fit(model, ours.astype(np.float64), labels[:num], decay / scale**2)
-    plain = LogisticRegression(C=1 / decay, tol=1e-10, max_iter=20_000).fit(train.astype(np.float64), labels[:num])
-    np.testing.assert_allclose(model.predict_proba(ours_test), plain.predict_proba(test.astype(np.float64)), atol=1e-3)
-
-
-def test_chosen_fit_minimises_the_published_objective() -> None:
-    """At its minimum the gradient in the weights, sum (p - y) x + wd w, vanishes, computed here by hand."""
-    features, labels = _example(120, 6)
-    model = LogisticRegression(tol=1e-8, max_iter=5_000)
-    assert logistic._fit(model, features.astype(np.float64), labels, decay=2.0)
-    errors = model.predict_proba(features.astype(np.float64)) - np.eye(3)[labels]
-    np.testing.assert_allclose(errors.T @ features + 2.0 * model.coef_, 0, atol=2e-3)
-    np.testing.assert_allclose(errors.sum(axis=0), 0, atol=2e-3)  # the intercept is not penalised
-
-
-def test_selection_and_refit_equal_a_plain_sweep() -> None:
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_selection_and_refit_equal_a_plain_sweep(solver: str) -> None:
     """Every decay fitted from zero on the features as they are; refit on everything at the best."""
     features, labels = _example(400, 6, noise=2.0)
     train, test, known = features[:200], features[200:], labels[:200]
@@ -96,7 +60,7 @@ def test_selection_and_refit_equal_a_plain_sweep() -> None:
         _plain(train[fitted], known[fitted], decay).score(train[held_out], known[held_out]) for decay in WEIGHT_DECAYS
     ]
     best = WEIGHT_DECAYS[int(np.argmax(scores))]  # the first, hence the smallest
-    fit = fit_and_predict(train, known, test, max_iterations=2000)
+    fit = fit_and_predict(train, known, test, solver=solver, max_iterations=2000)
     assert fit.weight_decay == pytest.approx(best)
     assert fit.validation_accuracy == pytest.approx(max(scores))
     assert fit.predicted.tolist() == _plain(train, known, best).predict(test).tolist()
@@ -129,3 +93,36 @@ def test_permuted_labels_give_chance() -> None:
     assert np.mean(fit.predicted == permuted[300:]) == pytest.approx(1 / 3, abs=0.06)  # three deviations
     true = fit_and_predict(features[:300], labels[:300], features[300:])
     assert np.mean(true.predicted == labels[300:]) > 0.6
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_class_that_a_fold_lacks_is_never_predicted_there_and_harms_nothing(solver: str) -> None:
+    features, labels = _example(60, 6)
+    labels[labels == 2] = 1
+    labels[validation_split(60)[1][0]] = 2  # its only example is held out
+    fit = fit_and_predict(features, labels, features, solver=solver)
+    assert fit.converged
+    assert set(fit.predicted.tolist()) <= {0, 1, 2}
+
+
+def test_both_solvers_agree_on_what_matters() -> None:
+    features, labels = _example(600, 20, noise=2.0, classes=5)
+    ours, theirs = (fit_and_predict(features[:300], labels[:300], features[300:], solver=each) for each in SOLVERS)
+    assert ours.validation_accuracy == pytest.approx(theirs.validation_accuracy, abs=0.02)
+    assert np.mean(ours.predicted == theirs.predicted) > 0.9  # they may choose neighbouring decays
+
+
+def test_two_classes_are_a_binary_problem_as_in_scikit_learn() -> None:
+    features, labels = _example(200, 6, noise=2.0, classes=2)
+    ours, theirs = (fit_and_predict(features, 3 + labels, features, solver=each) for each in SOLVERS)
+    assert set(ours.predicted.tolist()) == {3, 4}
+    assert np.mean(ours.predicted == theirs.predicted) > 0.97
+
+
+def test_unknown_solver_and_features_that_are_not_finite_are_refused() -> None:
+    features, labels = _example(50, 4)
+    with pytest.raises(InputError, match=r"unknown solver 'lbfgs'"):
+        fit_and_predict(features, labels, features, solver="lbfgs")
+    features[validation_split(50)[0][3]] = np.inf
+    with pytest.raises(InputError, match="1 rows of features are not finite"):
+        fit_and_predict(features, labels, features)

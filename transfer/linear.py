@@ -18,26 +18,34 @@ from rich.console import Console
 from rich.table import Table
 
 from converters.devices import find_device
-from converters.errors import ArgumentParser, InputError, reports_input_errors
+from converters.errors import ArgumentParser, InputError, reports_input_errors, unknown
 from converters.images import LabelledImages
 from converters.neighbours import knn_predict
 from converters.reading import add_reading_arguments, request_from
-from transfer import logistic, tasks
+from transfer import decay_path, logistic, tasks
 from transfer.features import Features
 from transfer.metrics import Labels, accuracy, balanced_accuracy, bootstrap_interval
 from transfer.representations import Representation, newest_checkpoint, random_initialisation, raw_pixels, trained
 from transfer.results import Result, append, current_versions, protocol_hash
 from transfer.tasks import Neighbours
 
-_LINEAR_PROTOCOL = {
+_COMMON_PROTOCOL = {
     "objective": "sum of cross-entropy + wd/2 |w|^2, intercept unpenalised",
     "weight_decays": [f"{decay:.6g}" for decay in logistic.WEIGHT_DECAYS],
-    "order": "descending, warm start; ties to the smallest",
-    "solver": [logistic.SOLVER, logistic.TOLERANCE, logistic.MAX_ITERATIONS],
+    "ties": "to the smallest decay",
     "validation": [logistic.VALIDATION_SHARE, logistic.VALIDATION_SEED],
-    "refit": "from zero, ten times the iterations",
-    "features": "pooled, about the training mean, all divided by one number; images at the training views' size",
+    "features": "pooled; images at the training views' size",
     "controls": "pixels at 32 px; random initialisation at the images' own size, batch norm calibrated on them",
+}
+_SOLVER_PROTOCOLS = {
+    "path": {
+        "solver": ["L-BFGS along the path", decay_path.TOLERANCE, logistic.MAX_ITERATIONS],
+        "order": "from the strongest decay on; refit likewise, ten times the iterations",
+    },
+    "sklearn": {
+        "solver": [logistic.SKLEARN_SOLVER, logistic.SKLEARN_TOLERANCE, logistic.MAX_ITERATIONS],
+        "order": "from the weakest decay on, warm start; refit from zero, ten times the iterations",
+    },
 }
 
 
@@ -47,25 +55,28 @@ def main() -> int:
     args = _parse()
     if args.data_root and len(args.dataset) > 1:
         raise InputError(f"--data-root is the folder of one data set, got {len(args.dataset)}; run them one by one")
-    modules = {name: tasks.find(name) for name in args.dataset}
+    if args.tasks:
+        _print_tasks(args.data_root or Path("data"))
+        return 0
+    modules = {name: _find(name) for name in args.dataset}
     representations = list(_representations(args))
     loaded = {name: _load(name, module, args.data_root) for name, module in modules.items()}
     output = args.output / "results.jsonl"
     console = Console(highlight=False, soft_wrap=True)
     for name, (train, test) in loaded.items():
-        _print_plan(console, name, train, test, representations, output)
+        _print_plan(console, name, train, test, representations, output, args.solver)
     if args.dry_run:
         return 0
     _open_output(args.output)
     for name, (train, test) in loaded.items():
-        rows = [_evaluate(name, modules[name].KNN, train, test, each, output) for each in representations]
+        rows = [_evaluate(name, modules[name].KNN, train, test, each, output, args.solver) for each in representations]
         _print_table(console, name, test, rows)
     return 0
 
 
 def _parse() -> argparse.Namespace:
     parser = ArgumentParser(description="Linear and k-NN accuracy of frozen features.")
-    parser.add_argument("--dataset", nargs="+", default=["sample"], help=f"any of: {', '.join(tasks.names())}")
+    parser.add_argument("--dataset", nargs="+", default=["sample"], help=f"any of: {', '.join(tasks.in_memory())}")
     parser.add_argument(
         "--ckpt", nargs="+", help="checkpoints of any origin, or random:ARCH for a random initialisation"
     )
@@ -74,9 +85,36 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--data-root", type=Path, help="folder of the data set (default: where it usually lies)")
     parser.add_argument("--output", type=Path, default=Path("runs/linear"), help="folder of results.jsonl")
     parser.add_argument("--seed", type=int, default=0, help="of random:ARCH")
+    parser.add_argument("--solver", default="path", choices=logistic.SOLVERS, help="sklearn: the published procedure")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument(
+        "--tasks", action="store_true", help="print which sets of the linear-transfer benchmark are there"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
     return parser.parse_args()
+
+
+def _find(name: str) -> ModuleType:
+    if name not in tasks.in_memory():
+        raise unknown("data set", name, tasks.in_memory())
+    return tasks.find(name)
+
+
+def _print_tasks(root: Path) -> None:
+    table = Table(title=f"linear-transfer benchmark (Ericsson et al. 2021), below {root}/", title_justify="left")
+    for header in ("task", "classes", "train", "val", "test", "metric", ""):
+        table.add_column(header)
+    missing: list[str] = []
+    for name in tasks.benchmark():
+        module = tasks.find(name)
+        sizes = ["a fifth of train" if size is None else str(size) for size in module.SIZES]
+        found = tasks.found(name, root)
+        table.add_row(name, *sizes, module.METRIC, "found" if found else "not found")
+        if not found:
+            missing.append(f"{name}: expected {root / module.EXPECTED} (source: {module.WHERE})")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table, soft_wrap=False)
+    console.print("\n".join(missing), markup=False)
 
 
 def _representations(args: argparse.Namespace) -> Iterator[Representation]:
@@ -98,6 +136,10 @@ def _load(name: str, module: ModuleType, root: Path | None) -> tuple[LabelledIma
     return train, test
 
 
+def _linear_protocol(solver: str) -> dict[str, Any]:
+    return {**_COMMON_PROTOCOL, **_SOLVER_PROTOCOLS[solver]}
+
+
 def _open_output(folder: Path) -> None:
     """Refuse a folder that cannot be written before anything is computed."""
     try:
@@ -114,6 +156,7 @@ def _evaluate(
     test: LabelledImages,
     representation: Representation,
     output: Path,
+    solver: str,
 ) -> list[Result]:
     """Every number of one representation on one data set, appended to the results as soon as they are there."""
     started = time.monotonic()
@@ -145,7 +188,7 @@ def _evaluate(
         )
 
     started = time.monotonic()
-    fit = logistic.fit_and_predict(train_features, labels, test_features)
+    fit = logistic.fit_and_predict(train_features, labels, test_features, solver=solver)
     details = {
         "weight_decay": fit.weight_decay,
         "validation_accuracy": fit.validation_accuracy,
@@ -153,7 +196,7 @@ def _evaluate(
         "final_fit_converged": fit.converged,
     }
     results = [
-        result("linear", "logistic-path", _LINEAR_PROTOCOL, metric, fit.predicted, **details)
+        result("linear", f"logistic-{solver}", _linear_protocol(solver), metric, fit.predicted, **details)
         for metric in ("accuracy", "balanced_accuracy")
     ]
     for setting in neighbours:
@@ -185,8 +228,9 @@ def _print_plan(
     test: LabelledImages,
     representations: list[Representation],
     output: Path,
+    solver: str,
 ) -> None:
-    protocol = f"logistic-path ({protocol_hash(_LINEAR_PROTOCOL)})"
+    protocol = f"logistic-{solver} ({protocol_hash(_linear_protocol(solver))})"
     console.print(f"{name}: {len(train.labels)} training and {len(test.labels)} test images, {protocol}, to {output}")
     for representation in representations:
         file = f": {representation.path}, sha256 {representation.sha256[:12]}" if representation.sha256 else ""
