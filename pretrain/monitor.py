@@ -1,23 +1,25 @@
 """What is watched during training: k-NN accuracy on labelled images, and whether the projections collapse."""
 
 import os
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
-from torchvision.datasets import ImageFolder
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 from torchvision.transforms import v2
 
 from converters.checkpoint import Pixels
-from converters.errors import InputError, unknown
+from converters.errors import InputError, first_few, unknown
 from converters.images import NAMES, load_images, prepare
 from converters.neighbours import knn_predict
 from pretrain import distributed
 from pretrain.config import MonitorConfig
 from pretrain.distributed import Ranks
+from pretrain.folder import open_folder
 
 _BATCH = 256
 
@@ -98,10 +100,55 @@ class Split:
         self.num_images = len(cast(Sized, dataset))
 
     def batches(self, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """This rank's share: every world_size-th image, (B, 3, size, size), with the labels, (B,)."""
+        """This rank's share: every world_size-th image, (B, 3, size, size), with the labels, (B,).
+
+        Raises:
+            InputError: an image cannot be decoded.
+        """
         share = Subset(self.dataset, range(rank, self.num_images, world_size))
-        for images, labels in DataLoader(share, batch_size=_BATCH, num_workers=self.workers):
+        for batch in DataLoader(share, batch_size=_BATCH, num_workers=self.workers, collate_fn=_collate):
+            if isinstance(batch, InputError):
+                raise batch
+            images, labels = batch
             yield (prepare(images, self.pixels) if self.pixels else images), labels
+
+
+def _collate(examples: list[Any]) -> Any:
+    """A batch, or the first error: raised in a worker, it would arrive as a page of traceback."""
+    return next((each for each in examples if isinstance(each, InputError)), None) or default_collate(examples)
+
+
+class _LabelledFolder(Dataset[Any]):
+    """Images in class folders, listed once and remembered as the training images are.
+
+    Args:
+        root: class folders as ImageNet's.
+        transform: of the PIL image.
+
+    Raises:
+        InputError: there is no image, one outside the class folders, or a class folder without one.
+    """
+
+    def __init__(self, root: Path, transform: Callable[[Image.Image], Tensor]):
+        self.folder, self.transform = open_folder(root), transform
+        names = np.array([name.partition(b"/")[0] for name in self.folder.names.tobytes().split(b"\0")[:-1]])
+        found, self.labels = np.unique(names, return_inverse=True)
+        self.classes = [os.fsdecode(name) for name in found.tolist()]
+        folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        if self.classes != folders:
+            odd = first_few(sorted(set(self.classes) ^ set(folders)))
+            raise InputError(f"monitor.root: expected images in every class folder of {root} and nowhere else: {odd}")
+
+    def __len__(self) -> int:
+        return len(self.folder)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | InputError:
+        path = self.folder.path(index)
+        try:
+            with Image.open(path) as image:
+                return self.transform(image), int(self.labels[index])
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's, of damaged files
+            return InputError(f"{path} cannot be decoded ({error}); remove it from the monitor's folder")
 
 
 class KnnMonitor:
@@ -184,10 +231,7 @@ def _open_folder(root: Path, pixels: Pixels, workers: int) -> tuple[Split, Split
             v2.Normalize(pixels.mean, pixels.std),
         ]
     )
-    try:
-        train, val = ImageFolder(str(root / "train"), transform), ImageFolder(str(root / "val"), transform)
-    except FileNotFoundError as error:
-        raise InputError(f"monitor.root: {str(error).splitlines()[0]}") from error
+    train, val = _LabelledFolder(root / "train", transform), _LabelledFolder(root / "val", transform)
     if train.classes != val.classes:
         raise InputError(f"{root}: expected the same class folders in train/ and val/, got two different lists")
     return Split(train, None, workers), Split(val, None, workers), len(train.classes)

@@ -112,6 +112,22 @@ def test_folders_with_different_classes_are_refused(folder: Path) -> None:
         open_labelled(MonitorConfig(labelled="folder", root=str(folder)), PIXELS, workers=0)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_image_that_cannot_be_decoded_is_named_in_one_line(folder: Path, workers: int) -> None:
+    broken = folder / "train/light/1.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    monitor = KnnMonitor(MonitorConfig(labelled="folder", root=str(folder), k=1), PIXELS, RANKS, workers=workers)
+    with pytest.raises(InputError, match=rf"^{broken} cannot be decoded \(.*\); remove it") as refused:
+        monitor.accuracy(Mean())
+    assert "\n" not in str(refused.value)
+
+
+def test_image_outside_the_class_folders_is_refused(folder: Path) -> None:
+    Image.new("RGB", (8, 8)).save(folder / "train/stray.png")
+    with pytest.raises(InputError, match=r"expected images in every class folder of .* and nowhere else: stray\.png"):
+        open_labelled(MonitorConfig(labelled="folder", root=str(folder)), PIXELS, workers=0)
+
+
 def test_class_without_an_image_is_refused(folder: Path) -> None:
     for path in (folder / "val/dark").iterdir():
         path.unlink()
