@@ -283,7 +283,8 @@ def _own_counters(path: Path, content: dict[str, Any]) -> dict[str, int]:
 def _pixels(path: Path, reading: Reading, request: Request) -> Pixels:
     pixels = reading.pixels
     if request.mean and request.std:
-        return Pixels(pixels.size if pixels else 32, request.mean, request.std)
+        usual = 32 if "_cifar" in reading.arch else 224
+        return Pixels(pixels.size if pixels else usual, request.mean, request.std)
     if pixels is None:
         raise InputError(
             f"{path}: such files of {reading.source} do not say how their images were normalised; give it: "

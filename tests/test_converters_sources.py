@@ -1327,6 +1327,13 @@ def test_file_that_is_not_exactly_one_backbone_is_refused_by_the_key(
     assert named_key in str(refused.value)
 
 
+def test_mean_and_std_do_not_change_the_size_of_the_images(path: Path, named: State) -> None:
+    """Of an origin that leaves its normalisation open, a network with ImageNet's stem still saw 224 pixels."""
+    torch.save(named, path)
+    request = Request("ssl_transfer", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    assert read_checkpoint(path, request).checkpoint.pixels == Pixels(224, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
 STRANGERS = {
     "a segmentor": ("backbone.", {"decode_head.conv_seg.weight": torch.ones(2, 3, 1, 1)}),
     "a detector": ("backbone.", {"bbox_head.fc_cls.weight": torch.ones(2, 3)}),
