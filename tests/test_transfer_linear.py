@@ -75,7 +75,7 @@ def test_tasks_of_the_benchmark_are_listed_with_what_is_there(
     assert set(tasks.benchmark()) <= set(lines)
     assert [name for name in tasks.benchmark() if "not found" not in lines[name]] == ["dtd"]
     assert "1880" in lines["dtd"]
-    assert f"food: expected data/{tasks.find('food').EXPECTED} (source: " in printed
+    assert f"food: expected data/{tasks.expected('food')} (source: " in printed
 
 
 def test_set_of_the_benchmark_is_not_evaluated_as_another_protocols(

@@ -77,7 +77,7 @@ def edit(path: Path, change: Callable[[str], str]) -> None:
 @every_task
 def test_twin_is_found_where_it_is_expected(name: str, originals: Path, tmp_path: Path) -> None:
     assert tasks.found(name, originals)
-    assert (originals / tasks.find(name).EXPECTED).exists()
+    assert (originals / tasks.expected(name)).exists()
     assert not tasks.found(name, tmp_path)
 
 
@@ -154,7 +154,7 @@ def test_missing_data_set_says_what_is_expected_and_where_to_get_it(name: str, t
     module = tasks.find(name)
     with pytest.raises(InputError) as error:
         module.splits(tmp_path)
-    assert f"{module.TITLE} not found: expected {module.EXPECTED}" in str(error.value)
+    assert f"{module.TITLE} not found: expected {tasks.expected(name)}" in str(error.value)
     assert str(tmp_path) in str(error.value)
     assert module.WHERE in str(error.value)
 

@@ -21,9 +21,9 @@ from torch import Tensor
 TOLERANCE = 1e-3
 MAX_ITERATIONS = 100  # per decay, as the reference (linusericsson/ssl-transfer, linear.py)
 
-# At 8,000 x 512 features a memory of 60 takes two thirds of the iterations of 30, and 100 no fewer.
+# Iterations of a path at 8,000 x 512 features, at an equal tolerance: 604 with 30 pairs, 535 with 60, 491 with 100.
 _MEMORY = 60
-# Of the last step along the path, in log decay; 1 overshoots as the path bends.
+# Of the last step along the path, in log decay: less than all of it, as the path bends. No other value was tried.
 _EXTRAPOLATION = 0.8
 _ROWS = 8192  # of features whose squares are formed at once
 _MAX_EVALUATIONS = 20  # of a line search
@@ -80,7 +80,7 @@ def fit_path(
         targets: classes 0..K-1, (N,), each of which occurs: one multinomial problem, binary if there are two. Or 0 and
             1, (N, Q): one binary problem per column.
         weight_decays: fitted from the largest to the smallest, whatever their order.
-        tolerance: see above; its default is a sixth of what scikit-learn's sweep of 100 iterations reaches.
+        tolerance: see above; for its default against the published sweep see tests/benchmarks/decay_path.py.
         max_iterations: per decay.
         device: where to compute.
 

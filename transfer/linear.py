@@ -39,11 +39,11 @@ _COMMON_PROTOCOL = {
 }
 _SOLVER_PROTOCOLS = {
     "path": {
-        "solver": ["L-BFGS along the path", decay_path.TOLERANCE, logistic.MAX_ITERATIONS],
+        "solver": ["L-BFGS along the path", decay_path.TOLERANCE, decay_path.MAX_ITERATIONS],
         "order": "from the strongest decay on; refit likewise, ten times the iterations",
     },
     "sklearn": {
-        "solver": [logistic.SKLEARN_SOLVER, logistic.SKLEARN_TOLERANCE, logistic.MAX_ITERATIONS],
+        "solver": [logistic.SKLEARN_SOLVER, logistic.SKLEARN_TOLERANCE, decay_path.MAX_ITERATIONS],
         "order": "from the weakest decay on, warm start; refit from zero, ten times the iterations",
     },
 }
@@ -111,7 +111,7 @@ def _print_tasks(root: Path) -> None:
         found = tasks.found(name, root)
         table.add_row(name, *sizes, module.METRIC, "found" if found else "not found")
         if not found:
-            missing.append(f"{name}: expected {root / module.EXPECTED} (source: {module.WHERE})")
+            missing.append(f"{name}: expected {root / tasks.expected(name)} (source: {module.WHERE})")
     console = Console(highlight=False, soft_wrap=True)
     console.print(table, soft_wrap=False)
     console.print("\n".join(missing), markup=False)

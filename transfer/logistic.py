@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from converters.errors import InputError, unknown
-from transfer.decay_path import fit_path
+from transfer.decay_path import MAX_ITERATIONS, fit_path
 
 Features = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -21,7 +21,6 @@ Labels = npt.NDArray[np.int64]
 WEIGHT_DECAYS = tuple(float(value) for value in np.logspace(-6, 5, 45))
 VALIDATION_SHARE = 0.2
 VALIDATION_SEED = 0
-MAX_ITERATIONS = 100  # as the same reference; what does not converge until then is counted
 # our path, or the published procedure, kept as an oracle
 SOLVERS = ("path", "sklearn")
 # on the largest entry of the mean loss's gradient, scikit-learn's default.

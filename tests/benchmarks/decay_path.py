@@ -21,9 +21,9 @@ from converters.backbones import build_backbone
 from converters.checkpoint import Pixels
 from converters.errors import InputError
 from converters.images import LabelledImages, load_images
-from transfer.decay_path import DecayPath, fit_path
+from transfer.decay_path import MAX_ITERATIONS, DecayPath, fit_path
 from transfer.features import Features, calibrate_batch_norm, extract_features
-from transfer.logistic import MAX_ITERATIONS, SKLEARN_TOLERANCE, WEIGHT_DECAYS
+from transfer.logistic import SKLEARN_TOLERANCE, WEIGHT_DECAYS
 
 Array = npt.NDArray[np.float64]
 

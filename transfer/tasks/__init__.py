@@ -10,7 +10,6 @@ A file of the linear-transfer benchmark (Ericsson et al. 2021, with CIFAR-10 in 
     SIZES       classes, training, validation (None: not given) and test images, as published
     FOLDERS     where below the data root it may lie: the reference's layout first, then torchvision's
     MARKER      a path that shows in which of these folders it lies
-    EXPECTED    the first folder with the marker: what to look for below the data root
     WHERE       where a user gets it
     splits      ``splits(root, *, check_sizes=True)``, which returns `Splits`
 
@@ -108,6 +107,16 @@ def found(name: str, root: Path) -> bool:
         raise unknown("data set of the benchmark", name, _BENCHMARK)
     module = find(name)
     return first_folder(root, module.FOLDERS, module.MARKER) is not None
+
+
+def expected(name: str) -> Path:
+    """What to look for below the data root: the marker of a data set of the benchmark, in its preferred folder.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+    module = find(name)
+    return Path(module.FOLDERS[0], module.MARKER)
 
 
 def first_folder(root: Path, folders: Sequence[str], marker: str) -> Path | None:

@@ -10,7 +10,6 @@ METRIC = "mean_per_class"
 SIZES = (100, 3334, 3333, 3333)  # of the variants; torchvision's docstring says 102
 FOLDERS = ("Aircraft", "fgvc-aircraft-2013b")
 MARKER = "data/images_variant_train.txt"
-EXPECTED = f"{FOLDERS[0]}/{MARKER}"
 WHERE = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft, its folder data/"
 
 

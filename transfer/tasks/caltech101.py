@@ -16,7 +16,6 @@ METRIC = "mean_per_class"
 SIZES = (102, 2416, None, 6728)
 FOLDERS = ("Caltech101/caltech101", "Caltech101", "caltech101", "caltech-101")
 MARKER = "101_ObjectCategories"
-EXPECTED = f"{FOLDERS[0]}/{MARKER}"
 _LISTS = "its train.txt and test.txt come from the folder caltech101-splits of github.com/linusericsson/ssl-transfer"
 WHERE = f"the images come from https://doi.org/10.22002/D1.20086; {_LISTS}"
 _ADVICE = f"{_LISTS}; put them beside the folder of the images"

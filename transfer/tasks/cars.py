@@ -12,7 +12,6 @@ METRIC = "accuracy"
 SIZES = (196, 8144, None, 8041)
 FOLDERS = ("Cars", "stanford_cars")
 MARKER = "devkit/cars_train_annos.mat"
-EXPECTED = f"{FOLDERS[0]}/{MARKER}"
 WHERE = (
     "its own host is gone since 2023, see https://github.com/pytorch/vision/issues/7545; needed are cars_train, "
     "cars_test, devkit and cars_test_annos_withlabels.mat"

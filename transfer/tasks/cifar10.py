@@ -12,7 +12,6 @@ METRIC = "accuracy"
 SIZES = (10, 50_000, None, 10_000)
 FOLDERS = ("CIFAR10", ".")
 MARKER = "cifar-10-batches-py"
-EXPECTED = f"{FOLDERS[0]}/{MARKER}"
 WHERE = "https://www.cs.toronto.edu/~kriz/cifar.html, the version for Python, or torchvision's downloader"
 
 KNN = (Neighbours(1, None), Neighbours(200, 0.1))  # Lee & Lee 2023, 5.1; lightly, cifar10_benchmark.py

@@ -10,7 +10,6 @@ METRIC = "accuracy"
 SIZES = (47, 1880, 1880, 1880)
 FOLDERS = ("DTD", "dtd/dtd", "dtd")
 MARKER = "labels/train1.txt"
-EXPECTED = f"{FOLDERS[0]}/{MARKER}"
 WHERE = "https://www.robots.ox.ac.uk/~vgg/data/dtd, or torchvision's downloader"
 
 

@@ -12,7 +12,6 @@ METRIC = "mean_per_class"
 SIZES = (102, 1020, 1020, 6149)
 FOLDERS = ("Flowers", "flowers-102")
 MARKER = "setid.mat"
-EXPECTED = f"{FOLDERS[0]}/{MARKER}"
 WHERE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102: 102flowers.tgz, imagelabels.mat and setid.mat"
 
 

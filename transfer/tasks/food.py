@@ -13,7 +13,6 @@ METRIC = "accuracy"
 SIZES = (101, 75_750, None, 25_250)
 FOLDERS = ("Food/food-101", "food-101")
 MARKER = "meta/train.json"
-EXPECTED = f"{FOLDERS[0]}/{MARKER}"
 WHERE = "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz (5 GB), or torchvision's downloader"
 
 

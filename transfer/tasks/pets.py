@@ -13,7 +13,6 @@ METRIC = "mean_per_class"
 SIZES = (37, 3680, None, 3669)
 FOLDERS = ("Pets", "oxford-iiit-pet")
 MARKER = "annotations/trainval.txt"
-EXPECTED = f"{FOLDERS[0]}/{MARKER}"
 WHERE = "https://www.robots.ox.ac.uk/~vgg/data/pets: images.tar.gz and annotations.tar.gz; the host is unreliable"
 
 

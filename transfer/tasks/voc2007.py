@@ -14,7 +14,6 @@ METRIC = "map_11point"
 SIZES = (20, 2501, 2510, 4952)
 FOLDERS = ("VOC2007/VOCdevkit/VOC2007", "VOCdevkit/VOC2007", "VOC2007")
 MARKER = "ImageSets/Main/aeroplane_train.txt"
-EXPECTED = f"{FOLDERS[0]}/{MARKER}"
 WHERE = (
     "http://host.robots.ox.ac.uk/pascal/VOC/voc2007 (moved, it redirects), both VOCtrainval_06-Nov-2007.tar and "
     "VOCtest_06-Nov-2007.tar, or torchvision's downloader"
