@@ -150,18 +150,26 @@ def load(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise InputError(f"checkpoint {path} not found; expected a .safetensors file written by pretrain/run.py")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{path} is truncated or no safetensors file ({error}); write it again") from error
+    tensors, metadata = read_safetensors(path)
     if "checkpoint" not in metadata:
         raise InputError(
             f"{path}: its header does not describe a checkpoint of this project; convert foreign weights first: "
             "converters/convert.py"
         )
     return from_header(path, metadata["checkpoint"], tensors)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        InputError: it is truncated or of another format.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no dict
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(f"{path} is truncated or no safetensors file ({error}); write it again") from error
 
 
 def to_header(checkpoint: Checkpoint) -> str:

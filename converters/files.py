@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import safetensors
 import torch
 from torch import Tensor
 
 from converters.arrays import STAND_INS, Array, load_arrays
+from converters.checkpoint import read_safetensors
 from converters.errors import InputError, printable
 
 UNPICKLE_TIMEOUT_S = 600
@@ -77,7 +77,8 @@ def _read(path: Path, file: BinaryIO, unsafe_pickle: bool) -> Any:
     if start[:4] == b"PK\x03\x04":
         _check_archive(path, file)
     elif start[8:9] == b"{":
-        return _read_safetensors(path)
+        found, metadata = read_safetensors(path)
+        return {**found, "__metadata__": metadata}
     elif start[:1] != b"\x80":  # the first byte of every pickle that is not older than protocol 2
         raise InputError(
             f"{path} is no file of weights: expected safetensors, a file of torch.save or a pickle, got "
@@ -113,15 +114,6 @@ def _refused(error: Exception) -> str | None:
     if name is not None:
         return printable(name[1], 160)
     return f"pickle's instruction {operand[1]}" if operand else None
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            found: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            return found | {"__metadata__": file.metadata() or {}}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{path} is truncated or no safetensors file ({error}); write it again") from error
 
 
 def _check_archive(path: Path, file: BinaryIO) -> None:

@@ -33,7 +33,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 # height and width: the usual one, and an odd one, at which padding and strides show
 _PICTURES = {"china.jpg": (224, 224), "flower.jpg": (193, 257)}
 
-FRAMEWORKS = {"torchvision": "torchvision", "detectron2": "detectron2", "mmseg": "mmsegmentation"}
+FRAMEWORKS = ("torchvision", "detectron2", "mmseg")
 
 PASSED, FAILED, UNCHECKED, NOT_APPLICABLE = "passed", "failed", "not checked", "not applicable"
 
@@ -137,9 +137,10 @@ def certify(original: Path, request: Request, output: Path, target: str) -> Cert
         parts = []
         for framework in _frameworks(target):
             path = output
-            if framework != target:
+            if framework != target and targets.plain_resnet_only(framework, checkpoint.arch) is None:
                 path = Path(folder) / f"{framework}{targets.find(framework).SUFFIX}"
-            parts.append(_part(framework, path, checkpoint, pictures, expected, write=framework != target))
+                write(checkpoint, framework, path, path)
+            parts.append(_part(framework, path, checkpoint, pictures, expected))
     fresh = list(_fresh_norms(checkpoint))
     if fresh:
         reason = f"{len(fresh)} batch norms have mean 0 and variance 1, as if never trained: {first_few(fresh)}"
@@ -198,17 +199,12 @@ def _part(
     checkpoint: Checkpoint,
     pictures: list[Path],
     expected: dict[str, list[list[Tensor]]],
-    *,
-    write: bool,
 ) -> Part:
-    module = targets.find(framework)
     refusal = targets.plain_resnet_only(framework, checkpoint.arch) if framework in FRAMEWORKS else None
     if refusal is not None:
         return Part(framework, NOT_APPLICABLE, (refusal,))
-    if write:
-        _write(checkpoint, framework, path)
     try:
-        loaded: Loaded = module.load(path, checkpoint)
+        loaded: Loaded = targets.find(framework).load(path, checkpoint)
     except ImportError as error:
         return Part(framework, UNCHECKED, (f"cannot be imported ({error}); install its packages",))
     except Exception as error:  # whatever a framework raises: the file is of no use to it
@@ -228,10 +224,6 @@ def _part(
             reasons.append(f"{dtype} outputs differ by more than {TOLERANCE[dtype]:.0e}: {worst}")
     status = FAILED if reasons else PASSED
     return Part(framework, status, tuple(reasons), (equal, len(loaded.tensors)), differences, loaded.versions)
-
-
-def _write(checkpoint: Checkpoint, target: str, path: Path) -> None:
-    write(checkpoint, target, path, path)
 
 
 def _compare_tensors(loaded: Loaded, checkpoint: Checkpoint) -> tuple[int, list[str]]:
