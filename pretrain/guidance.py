@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pretrain import distributed
+from converters import distributed
 
 MODES = ("guided", "random", "reverse", "symmetric")
 PAIRS = ("local", "global")

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from converters import __version__
 from converters.checkpoint import Checkpoint, Pixels, Source, save
+from converters.distributed import Ranks, mean_over_ranks
 from converters.errors import InputError
 from pretrain.config import Config, as_dict
 from pretrain.data import Loader
-from pretrain.distributed import Ranks, mean_over_ranks
 from pretrain.metrics import Averages, MetricsLog
 from pretrain.monitor import CollapseWatch, KnnMonitor, effective_rank, spread
 from pretrain.objectives import Objective

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 from torchvision.transforms import v2
 
+from converters import distributed
 from converters.checkpoint import Pixels
+from converters.distributed import Ranks
 from converters.errors import InputError, first_few, unknown
 from converters.images import NAMES, load_images, prepare
 from converters.neighbours import knn_predict
-from pretrain import distributed
 from pretrain.config import MonitorConfig
-from pretrain.distributed import Ranks
 from pretrain.folder import open_folder
 
 _BATCH = 256

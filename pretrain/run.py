@@ -12,14 +12,15 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
+from converters import distributed
 from converters.backbones import build_backbone, feature_dim
 from converters.checkpoint import Pixels
+from converters.distributed import Ranks
 from converters.errors import ArgumentParser, InputError, reports_input_errors
 from converters.images import NAMES
-from pretrain import distributed, objectives
+from pretrain import objectives
 from pretrain.config import Config, as_dict, load_config
 from pretrain.data import Loader, open_source
-from pretrain.distributed import Ranks
 from pretrain.loop import CollapseError, Run, method_label, train
 from pretrain.monitor import KnnMonitor
 from pretrain.objectives import Objective

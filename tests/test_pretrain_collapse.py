@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from converters.backbones import build_backbone
+from converters.distributed import Ranks
 from converters.images import load_images
 from pretrain.config import Config, MonitorConfig, OptimConfig, ViewConfig
 from pretrain.data import Loader, Pool
-from pretrain.distributed import Ranks
 from pretrain.loop import CollapseError, Run, train
 from pretrain.objectives import simsiam
 from pretrain.state import RunFolder

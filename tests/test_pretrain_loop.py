@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from converters.backbones import build_backbone
 from converters.checkpoint import load
+from converters.distributed import Ranks
 from converters.errors import InputError
 from pretrain.config import Config, DataConfig, MonitorConfig, OptimConfig, ViewConfig, as_dict
 from pretrain.data import Loader, Pool
-from pretrain.distributed import Ranks
 from pretrain.loop import CollapseError, Run, train
 from pretrain.objectives import Objective, byol, simsiam
 from pretrain.state import RunFolder, load_state

@@ -8,10 +8,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from converters.checkpoint import Pixels
+from converters.distributed import Ranks
 from converters.errors import InputError
 from converters.images import load_images, prepare
 from pretrain.config import MonitorConfig
-from pretrain.distributed import Ranks
 from pretrain.monitor import CollapseWatch, KnnMonitor, effective_rank, open_labelled, spread
 
 RANKS = Ranks(0, 1, torch.device("cpu"))
