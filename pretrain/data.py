@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from converters.errors import InputError, unknown
+from converters.folder import Folder, open_folder
 from converters.images import NAMES, load_images
+from converters.randomness import generator
 from pretrain.augment import augment_batch
 from pretrain.config import DataConfig, ViewConfig
-from pretrain.folder import Folder, open_folder
-from pretrain.randomness import generator
 from pretrain.stream import Stream
 from pretrain.views import draw_parameters
 

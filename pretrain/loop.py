@@ -15,13 +15,13 @@ from converters import __version__
 from converters.checkpoint import Checkpoint, Pixels, Source, save
 from converters.distributed import Ranks, mean_over_ranks
 from converters.errors import InputError
+from converters.randomness import generator
 from pretrain.config import Config, as_dict
 from pretrain.data import Loader
 from pretrain.metrics import Averages, MetricsLog
 from pretrain.monitor import CollapseWatch, KnnMonitor, effective_rank, spread
 from pretrain.objectives import Objective
 from pretrain.optim import build_optimizer, set_lr
-from pretrain.randomness import generator
 from pretrain.state import RunFolder, State, save_state
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -15,11 +14,11 @@ from torchvision.transforms import v2
 from converters import distributed
 from converters.checkpoint import Pixels
 from converters.distributed import Ranks
-from converters.errors import InputError, first_few, unknown
+from converters.errors import InputError, unknown
+from converters.folder import class_labels, open_folder
 from converters.images import NAMES, load_images, prepare
 from converters.neighbours import knn_predict
 from pretrain.config import MonitorConfig
-from pretrain.folder import open_folder
 
 _BATCH = 256
 
@@ -131,13 +130,10 @@ class _LabelledFolder(Dataset[Any]):
 
     def __init__(self, root: Path, transform: Callable[[Image.Image], Tensor]):
         self.folder, self.transform = open_folder(root), transform
-        names = np.array([name.partition(b"/")[0] for name in self.folder.names.tobytes().split(b"\0")[:-1]])
-        found, self.labels = np.unique(names, return_inverse=True)
-        self.classes = [os.fsdecode(name) for name in found.tolist()]
-        folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-        if self.classes != folders:
-            odd = first_few(sorted(set(self.classes) ^ set(folders)))
-            raise InputError(f"monitor.root: expected images in every class folder of {root} and nowhere else: {odd}")
+        try:
+            self.classes, self.labels = class_labels(self.folder)
+        except InputError as error:
+            raise InputError(f"monitor.root: {error}") from error
 
     def __len__(self) -> int:
         return len(self.folder)

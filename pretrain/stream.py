@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from converters.errors import InputError
+from converters.folder import Folder
+from converters.randomness import generator
 from pretrain.config import ViewConfig
 from pretrain.decode import load_views
-from pretrain.folder import Folder
-from pretrain.randomness import generator
 
 _CHUNK = 16  # images that a worker hands over at a time: some megabytes, while a whole batch may be hundreds
 

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from converters.errors import InputError
+from converters.folder import Folder, open_folder
 from converters.images import load_images
 from pretrain.config import DataConfig, ViewConfig
 from pretrain.data import Loader, Pool, open_source
-from pretrain.folder import Folder, open_folder
 
 CPU = torch.device("cpu")
 VIEWS = ViewConfig(size=16)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from converters import distributed
+from converters import distributed, randomness
 from converters.errors import InputError
-from pretrain import objectives, randomness
+from pretrain import objectives
 from pretrain.guidance import select_sources
 
 WORLD_SIZE = 2

@@ -20,10 +20,10 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms.v2.functional import resize, to_pil_image
 
+from converters.folder import open_folder
 from converters.images import load_images
 from pretrain.config import ViewConfig
 from pretrain.data import Loader, Pool
-from pretrain.folder import open_folder
 
 ROUNDS = 10
 NUM_VIEWS = 2

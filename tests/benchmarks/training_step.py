@@ -15,11 +15,11 @@ if not __package__:  # started by path: import this checkout, not this folder
 import torch
 
 from converters.backbones import build_backbone, feature_dim
+from converters.randomness import generator
 from pretrain.config import Config, ViewConfig
 from pretrain.data import Loader, Pool
 from pretrain.objectives import simsiam
 from pretrain.optim import build_optimizer
-from pretrain.randomness import generator
 
 ARCH, BATCH, SIZE, ROUNDS = "resnet18", 64, 64, 10
 CASES = {

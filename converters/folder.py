@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.checkpoint import atomic_write
-from converters.errors import InputError
+from converters.errors import InputError, first_few
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")  # torchvision's ImageFolder
 
@@ -78,6 +78,29 @@ def open_folder(root: Path, workers: int = 0, skip_corrupt: bool = False) -> Fol
     if not len(names):
         raise InputError(f"no images in {root}; expected files that end in {', '.join(EXTENSIONS)}")
     return Folder(root, names, np.flatnonzero(names == 0), workers, skip_corrupt)
+
+
+def class_labels(folder: Folder) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+    """The classes of images in class folders, ImageNet's layout: an image's class is the first folder of its path.
+
+    Args:
+        folder: from `open_folder`.
+
+    Returns:
+        The names of the class folders, sorted, and each image's index into them, (N,).
+
+    Raises:
+        InputError: an image lies outside the class folders, or a class folder holds none.
+    """
+    names = np.array([name.partition(b"/")[0] for name in folder.names.tobytes().split(b"\0")[:-1]])
+    found, labels = np.unique(names, return_inverse=True)
+    classes = tuple(os.fsdecode(name) for name in found.tolist())
+    with os.scandir(folder.root) as entries:
+        folders = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+    if set(classes) != folders:
+        odd = first_few(sorted(set(classes) ^ folders))
+        raise InputError(f"expected images in every class folder of {folder.root} and nowhere else: {odd}")
+    return classes, labels
 
 
 def _cache_file(root: Path) -> Path:

@@ -7,7 +7,12 @@ import torch
 
 
 def generator(seed: int, purpose: str, *position: int) -> torch.Generator:
-    """A CPU generator that depends on its arguments alone.
+    """A CPU generator that depends on its arguments alone; see `position_seed`."""
+    return torch.Generator().manual_seed(position_seed(seed, purpose, *position))
+
+
+def position_seed(seed: int, purpose: str, *position: int) -> int:
+    """A seed of 64 bits that depends on its arguments alone.
 
     Args:
         seed: of the run.
@@ -16,4 +21,4 @@ def generator(seed: int, purpose: str, *position: int) -> torch.Generator:
     """
     # crc32, not hash(): the latter differs from process to process
     entropy = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *position])
-    return torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+    return int(entropy.generate_state(1, np.uint64)[0])
