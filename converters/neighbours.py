@@ -6,7 +6,9 @@ from torch.nn import functional as F
 
 from converters.errors import InputError
 
-_CHUNK = 1024  # queries at a time: bounds the memory of their similarities to the bank
+# Of queries to the bank, at a time: 512 MB, whatever the bank's size.
+_SIMILARITIES = 2**27
+_LARGEST_CHUNK = 1024  # queries at a time
 
 
 def knn_predict(
@@ -34,9 +36,10 @@ def knn_predict(
     if not 1 <= k <= len(bank):
         raise InputError(f"k-NN: expected k from 1 to {len(bank)}, the size of the bank; got {k}")
     bank = F.normalize(bank, dim=1)
+    chunk_size = min(max(_SIMILARITIES // len(bank), 1), _LARGEST_CHUNK)
     parts = [
         _vote(*(F.normalize(chunk, dim=1) @ bank.T).topk(k, dim=1), labels, num_classes, temperature)
-        for chunk in torch.split(queries, _CHUNK)
+        for chunk in torch.split(queries, chunk_size)
     ]
     return torch.cat(parts) if parts else labels.new_empty(0)
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from converters import neighbours
 from converters.errors import InputError
@@ -27,6 +28,16 @@ def _by_loops(
     return predicted
 
 
+def _published(queries: Tensor, bank: Tensor, labels: Tensor, num_classes: int, k: int, temperature: float) -> Tensor:
+    """Wu et al. 2018, section 3.4, as their code and the monitors that followed it count: every vote is a row of 0s
+    with one 1, (B * k, C), weighted and summed."""
+    similarities, nearest = (F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T).topk(k, dim=1)
+    votes = torch.zeros(len(queries) * k, num_classes).scatter_(1, labels[nearest].view(-1, 1), 1)
+    weights = (similarities / temperature).exp()
+    scores = (votes.view(len(queries), k, num_classes) * weights.view(len(queries), k, 1)).sum(1)
+    return scores.sort(dim=1, descending=True).indices[:, 0]
+
+
 def _cosine(a: list[float], b: list[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
 
@@ -46,11 +57,40 @@ def test_predictions_equal_loops_over_neighbours(k: int, temperature: float | No
     assert knn_predict(queries, bank, labels, 4, k, temperature).tolist() == expected
 
 
+@pytest.mark.parametrize("temperature", [0.07, 0.1, 0.2])
+@pytest.mark.parametrize("k", [1, 20, 200])
+def test_predictions_equal_the_published_loop_at_a_thousand_classes(k: int, temperature: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, bank = (torch.randn(num, 32, generator=generator) for num in (300, 2000))
+    labels = torch.randint(1000, (2000,), generator=generator)
+    bank[1000:1500], labels[1000:1500] = bank[:500], labels[:500]  # neighbours that tie, of one class
+    expected = _published(queries, bank, labels, 1000, k, temperature)
+    assert knn_predict(queries, bank, labels, 1000, k, temperature).equal(expected)
+
+
+@pytest.mark.parametrize("k", [2, 10])
+def test_neighbours_that_tie_leave_the_majority_to_their_classes(k: int) -> None:
+    queries = torch.eye(3)
+    bank, labels = torch.eye(3).repeat(k, 1), torch.tensor([2, 0, 1]).repeat(k)
+    assert knn_predict(queries, bank, labels, 3, k).tolist() == [2, 0, 1]
+
+
 def test_queries_beyond_one_chunk_are_each_predicted_once_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, bank, labels = _example()
     whole = knn_predict(queries, bank, labels, 4, 3)
-    monkeypatch.setattr(neighbours, "_CHUNK", 7)  # 40 queries: five chunks and a partial one
-    torch.testing.assert_close(knn_predict(queries, bank, labels, 4, 3), whole, rtol=0, atol=0)
+    for largest, similarities in ((7, 10**6), (1024, 7 * len(bank)), (1024, 1)):  # chunks of 7, of 7 and of 1
+        monkeypatch.setattr(neighbours, "_LARGEST_CHUNK", largest)
+        monkeypatch.setattr(neighbours, "_SIMILARITIES", similarities)
+        assert knn_predict(queries, bank, labels, 4, 3).equal(whole)
+
+
+def test_ranks_that_share_the_queries_predict_what_one_process_predicts() -> None:
+    queries, bank, labels = _example()
+    whole = knn_predict(queries, bank, labels, 4, 5, 0.1)
+    for world_size in (2, 3):
+        for rank in range(world_size):
+            shard = slice(rank, None, world_size)
+            assert knn_predict(queries[shard], bank, labels, 4, 5, 0.1).equal(whole[shard])
 
 
 def test_one_query_and_no_query_keep_their_dimension() -> None:
