@@ -1,5 +1,7 @@
 """Where a command computes."""
 
+from pathlib import Path
+
 import torch
 
 from converters.errors import InputError
@@ -21,3 +23,18 @@ def find_device(name: str | None) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name} cannot be used ({reason}); try --device cpu") from error
     return device
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be allocated on a device; None where the system does not say.
+
+    Args:
+        device: a GPU, or the CPU, whose memory Linux tells.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    table = Path("/proc/meminfo")
+    if not table.is_file():
+        return None
+    lines = dict(line.split(":") for line in table.read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024

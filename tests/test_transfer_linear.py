@@ -1,88 +1,123 @@
-"""The command from checkpoint to table and results, and what it says to a wrong call."""
+"""The command from checkpoint to table, results and predictions, and what it says to a wrong call."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from converters import images
 from converters.backbones import build_backbone
 from converters.checkpoint import Checkpoint, Pixels, Source, load, save, sha256
-from converters.images import LabelledImages, load_images
 from tests import twins
+from tests.test_transfer_tasks_twins import SIZES as TWIN_SIZES
 from transfer import tasks
 from transfer.linear import main
 from transfer.results import Result, read
-from transfer.tasks import fashion_mnist, sample
+from transfer.tasks import Split, Splits, fashion_mnist, sample
 
 COMMAND = Path(__file__).parents[1] / "transfer" / "linear.py"
 
 NUM_TRAIN, NUM_TEST = 90, 60
-PIXELS = Pixels(size=32)
+NATIVE_SIZE = 32
+MEAN_AND_STD = ("--mean", "0.485", "0.456", "0.406", "--std", "0.229", "0.224", "0.225")
 
 Run = Callable[..., int]
 
 
-def _subset(data: LabelledImages, num: int) -> LabelledImages:
+def _subset(split: Split, num: int) -> Split:
     """The same number of three classes' images, so that chance is a third."""
-    rows = torch.cat([(data.labels == label).nonzero()[: num // 3, 0] for label in range(3)])
-    return LabelledImages(data.images[rows], data.labels[rows], data.classes[:3])
+    rows = torch.cat([(split.labels == label).nonzero()[: num // 3, 0] for label in range(3)])
+    assert isinstance(split.images, torch.Tensor)
+    return Split(split.images[rows], split.labels[rows])
 
 
 @pytest.fixture(scope="module")
-def small() -> tuple[LabelledImages, LabelledImages]:
-    return _subset(load_images("sample", "train"), NUM_TRAIN), _subset(load_images("sample", "test"), NUM_TEST)
+def small() -> Splits:
+    whole = sample.splits(Path("nowhere"))
+    return Splits(whole.classes[:3], _subset(whole.train, NUM_TRAIN), None, _subset(whole.test, NUM_TEST))
 
 
 @pytest.fixture
-def run(small: tuple[LabelledImages, LabelledImages], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command in an empty folder, with few of the sample's pictures."""
+def run(small: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command in an empty folder, with few of the sample's pictures, and no process that decodes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sample, "load", lambda root: small)
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(sample, "splits", lambda root, check_sizes=True: small)
 
     def command(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["linear.py", *arguments])
+        monkeypatch.setattr(sys, "argv", ["linear.py", "--workers", "0", *arguments])
         return main()
 
     return command
 
 
-def _save(path: Path, method: str = "simsiam-guided", seed: int = 0) -> Path:
+@pytest.fixture(scope="module")
+def twin_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    twins.write_all(root)
+    return root
+
+
+def set_twin_sizes(patch: pytest.MonkeyPatch) -> None:
+    """As if the twins were what was published."""
+    for name in tasks.benchmark():
+        train, val, test = TWIN_SIZES[name]
+        module = tasks.find(name)
+        num_classes = module.SIZES[0] if name in ("cifar10", "voc2007") else twins.NUM_CLASSES
+        patch.setattr(module, "SIZES", (num_classes, train, val or None, test))
+    patch.setitem(images._SIZES, "cifar10", {"train": TWIN_SIZES["cifar10"][0], "test": TWIN_SIZES["cifar10"][2]})
+    caltech = tasks.find("caltech101")
+    patch.setattr(caltech, "_PER_CLASS", 6)
+    patch.setattr(caltech, "STRICT_SIZES", (3, 18, None, 6))
+
+
+@pytest.fixture
+def twin_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_twin_sizes(monkeypatch)
+
+
+def _save(path: Path, method: str = "simsiam-guided", seed: int = 0, size: int = NATIVE_SIZE) -> Path:
     torch.manual_seed(seed)
     backbone = build_backbone("resnet18")
     path.parent.mkdir(parents=True, exist_ok=True)
     source = Source(method, "online", "sample", epochs=2, seed=seed, sha256=None, version="0")
-    save(Checkpoint("resnet18", backbone.state_dict(), PIXELS, source), path)
+    save(Checkpoint("resnet18", backbone.state_dict(), Pixels(size), source), path)
     return path
 
 
 def _results(folder: str = "runs/linear") -> list[Result]:
-    return read(Path(folder, "results.jsonl"))
+    results, problems = read(Path(folder, "results.jsonl"))
+    assert problems == []
+    return results
 
 
-def test_tasks_of_the_benchmark_are_listed_with_what_is_there(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "400")
+def _timeless(results: list[Result]) -> list[Result]:
+    return [replace(result, seconds=0) for result in results]
+
+
+# --- the listing ---
+
+
+def test_tasks_are_listed_with_what_is_there(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     twins.write("dtd", tmp_path / "data", "reference")
     assert run("--tasks") == 0
     printed = capsys.readouterr().out
     lines = {line.split("\u2502")[1].strip(): line for line in printed.splitlines() if "\u2502" in line}
-    assert set(tasks.benchmark()) <= set(lines)
+    assert set(tasks.names()) <= set(lines)
     assert [name for name in tasks.benchmark() if "not found" not in lines[name]] == ["dtd"]
     assert "1880" in lines["dtd"]
     assert f"food: expected data/{tasks.expected('food')} (source: " in printed
 
 
-def test_set_of_the_benchmark_is_not_evaluated_as_another_protocols(
-    run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("--dataset", "dtd", "--pixels") == 2
-    assert "unknown data set 'dtd'; choose from: cifar10, fashion_mnist, sample" in capsys.readouterr().err
+# --- one task ---
 
 
 def test_checkpoint_of_another_origin_is_read_as_it_is(
@@ -94,8 +129,7 @@ def test_checkpoint_of_another_origin_is_read_as_it_is(
     torch.save({"epoch": 200, "state_dict": state}, tmp_path / "moco.pth")
     assert run("--ckpt", "moco.pth") == 2  # query or key?
     assert "choose by --branch online|target" in capsys.readouterr().err
-    pixels = ("--mean", "0.485", "0.456", "0.406", "--std", "0.229", "0.224", "0.225")
-    assert run("--ckpt", "moco.pth", "--branch", "online", *pixels) == 0
+    assert run("--ckpt", "moco.pth", "--branch", "online", *MEAN_AND_STD) == 0
     printed = capsys.readouterr().out
     assert "moco, resnet18, online of moco.pth" in printed
     assert "read as moco, online, by 120 tensors at state_dict > module.encoder_q.*, 120 others left out" in printed
@@ -106,77 +140,323 @@ def test_checkpoint_of_another_origin_is_read_as_it_is(
     )
 
 
+def test_other_reading_of_a_file_is_another_cell(run: Run, tmp_path: Path) -> None:
+    own = _save(tmp_path / "own.safetensors")
+    state = {f"module.encoder_q.{name}": tensor for name, tensor in load(own).backbone.items()}
+    state |= {name.replace("_q.", "_k."): tensor * 1.1 for name, tensor in state.items() if tensor.is_floating_point()}
+    state |= {name.replace("_q.", "_k."): tensor for name, tensor in state.items() if not tensor.is_floating_point()}
+    torch.save({"epoch": 200, "state_dict": state}, tmp_path / "moco.pth")
+    readings = [
+        ("--branch", "online"),
+        ("--branch", "target"),
+        ("--branch", "online", *MEAN_AND_STD[:4], "--std", "1", "1", "1"),
+    ]
+    for reading in readings:
+        assert run("--ckpt", "moco.pth", *reading) == 0
+    linear = [result for result in _results() if result.metric == "accuracy" and result.task == "linear"]
+    assert len({result.details["cell"] for result in linear}) == len(readings) == len(linear)
+
+
 def test_two_checkpoints_and_both_controls_share_one_table(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "240")
     first, second = _save(tmp_path / "a.safetensors"), _save(tmp_path / "b.safetensors", "byol", seed=1)
     assert run("--ckpt", str(first), str(second), "random:resnet18", "--pixels", "--seed", "5") == 0
     printed, errors = capsys.readouterr()
     assert errors == ""  # no warning about convergence
-    table = printed[printed.index("per cent of 60 test images") :]
+    table = printed[printed.index("per cent of the test images") :]
     for label in (
         "raw pixels, 32 x 32",
-        "simsiam-guided, resnet18, 2 epochs",
+        "simsiam-guided, resnet18, 2 epochs of sample, seed 0",
         "byol, resnet18",
-        "random initialisation",
+        "random initialisation, resnet18, seed 5",
     ):
         assert label in table
     assert "95 % interval" in table
-    assert "most frequent class scores 33.3" in printed
-    assert "says nothing about any other data" in printed
+    assert "33.3" in table  # the most frequent class
+    assert "they say nothing about any other data" in printed
 
     results = _results()
-    assert len(results) == 4 * 3  # accuracy, balanced accuracy, one k-NN
+    assert len(results) == 4 * 3  # accuracy, calibration error, one k-NN
     assert {result.checkpoint_sha256 for result in results} == {None, sha256(first), sha256(second)}
     assert {result.seed for result in results} == {None, 0, 1, 5}
     for result in results:
         assert result.num_examples == NUM_TEST
         assert result.interval[0] <= result.value <= result.interval[1]
-    # balanced classes: the two are one number; tasks of one protocol share its hash
-    linear = {result.metric: result.value for result in results if result.task == "linear"}
-    assert linear["accuracy"] == pytest.approx(linear["balanced_accuracy"])
     assert len({(result.protocol, result.protocol_hash) for result in results}) == 2
 
 
-def test_results_repeat_and_are_appended(run: Run) -> None:
-    arguments = ("--ckpt", "random:resnet18", "--output", "out")
-    assert run(*arguments) == 0
-    assert run(*arguments) == 0
-    first, second = _results("out")[:3], _results("out")[3:]
-    assert [replace(result, seconds=0) for result in first] == [replace(result, seconds=0) for result in second]
+def test_predictions_and_the_curve_are_stored_with_the_number(run: Run) -> None:
+    assert run("--pixels") == 0
+    linear, calibration, knn = _results()
+    for result in (linear, knn):
+        stored = np.load(Path("runs/linear", result.details["predictions"]))
+        assert np.mean(stored["labels"] == stored["predicted"]) == pytest.approx(result.value)
+    stored = np.load(Path("runs/linear", linear.details["predictions"]))
+    assert stored["confidence"].shape == (NUM_TEST,)
+    assert abs(stored["confidence"].mean() - linear.value) <= calibration.value + 1e-6  # Jensen
+    assert len(linear.details["validation_scores"]) == 45
+    assert max(linear.details["validation_scores"]) > 1 / 3
+    for fits, num in (("sweep", 45), ("final_fit", 1)):
+        certificate = linear.details[fits]
+        assert [len(certificate[name]) for name in ("gradient_norms", "iterations", "converged")] == [num] * 3
+        assert all(certificate["converged"])
+        assert max(certificate["gradient_norms"]) <= 1e-3
+
+
+def test_fits_that_did_not_converge_are_named(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--pixels", "--solver", "sklearn") == 0  # the published procedure, on 3,072 dimensions
+    unconverged = 45 - sum(_results()[0].details["sweep"]["converged"])
+    assert unconverged > 0
+    assert (
+        f"Not converged for raw pixels, 32 x 32 on sample: {unconverged} of 45 fits of the sweep"
+        in capsys.readouterr().out
+    )
+
+
+def test_permuted_labels_give_chance(run: Run, small: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    train, test = (
+        replace(x, labels=x.labels[torch.randperm(len(x.labels), generator=generator)])
+        for x in (small.train, small.test)
+    )
+    monkeypatch.setattr(sample, "splits", lambda root: replace(small, train=train, test=test))
+    assert run("--pixels") == 0
+    for result in _results():
+        if result.metric == "accuracy":
+            assert result.value == pytest.approx(1 / 3, abs=0.19)  # three deviations of 60 draws
 
 
 def test_random_initialisation_takes_the_statistics_of_each_data_set(
-    run: Run, small: tuple[LabelledImages, LabelledImages], monkeypatch: pytest.MonkeyPatch
+    run: Run, small: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One backbone serves all data sets of a call: nothing of the one before may remain."""
-    dark = [replace(split, images=split.images // 4) for split in small]
-    monkeypatch.setattr(fashion_mnist, "load", lambda root: dark)
+    dark = replace(small, train=replace(small.train, images=small.train.images // 4))  # type: ignore[operator]
+    monkeypatch.setattr(fashion_mnist, "splits", lambda root: dark)
     monkeypatch.setattr(fashion_mnist, "KNN", sample.KNN)
     assert run("--ckpt", "random:resnet18", "--dataset", "fashion_mnist", "sample", "--output", "both") == 0
-    assert run("--ckpt", "random:resnet18", "--dataset", "sample", "--output", "alone") == 0
+    assert run("--ckpt", "random:resnet18", "--dataset", "sample", "--output", "alone", "--features", "anew") == 0
     after_dark = [result for result in _results("both") if result.dataset == "sample"]
-    assert [replace(result, seconds=0) for result in after_dark] == [
-        replace(result, seconds=0) for result in _results("alone")
+    assert _timeless(after_dark) == _timeless(_results("alone"))
+
+
+def test_neighbours_on_request(run: Run) -> None:
+    assert run("--pixels", "--knn", "3") == 0
+    assert [result.protocol for result in _results() if result.task == "knn"] == [
+        "native, 20-NN majority",
+        "native, 3-NN majority",
     ]
 
 
-def test_permuted_labels_give_chance(
-    run: Run, small: tuple[LabelledImages, LabelledImages], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generator = torch.Generator().manual_seed(0)
-    permuted = [replace(x, labels=x.labels[torch.randperm(len(x.labels), generator=generator)]) for x in small]
-    monkeypatch.setattr(sample, "load", lambda root: permuted)
+# --- cells ---
+
+
+def test_finished_cells_are_kept_and_shown_again(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--pixels") == 0
-    for result in _results():
-        assert result.value == pytest.approx(1 / 3, abs=0.19)  # three deviations of 60 draws
+    before, first = Path("runs/linear/results.jsonl").read_bytes(), capsys.readouterr().out
+    assert run("--pixels") == 0
+    second = capsys.readouterr().out
+    assert Path("runs/linear/results.jsonl").read_bytes() == before
+    title = "per cent of the test images"
+    assert second[second.index(title) :] == first[first.index(title) :]
+    assert run("--pixels", "--knn", "7") == 0  # only what is new is computed
+    assert len(_results()) == 3 + 1
+
+
+def test_lost_predictions_and_changed_data_are_computed_again(
+    run: Run, small: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("--pixels") == 0
+    first = _results()
+    for path in Path("runs/linear/predictions").iterdir():
+        path.unlink()
+    assert run("--pixels") == 0
+    assert _timeless(_results()[3:]) == _timeless(first)
+    test = replace(small.test, labels=small.test.labels.flip(0))
+    monkeypatch.setattr(sample, "splits", lambda root: replace(small, test=test))
+    assert run("--pixels") == 0
+    assert len(_results()) == 9
+    assert _results()[6].details["data"] != first[0].details["data"]
+
+
+def test_line_that_a_kill_has_cut_off_is_named_and_its_cell_computed_again(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--pixels") == 0
+    path = Path("runs/linear/results.jsonl")
+    content = path.read_bytes()
+    path.write_bytes(content[:-40])  # of the k-NN
+    assert run("--pixels") == 0
+    assert "left out: runs/linear/results.jsonl, line 3: expected a result" in capsys.readouterr().out
+    results, problems = read(path)
+    assert len(problems) == 1
+    assert [result.task for result in results] == ["linear", "linear", "knn"]
+
+
+# --- the benchmark ---
+
+
+@pytest.mark.usefixtures("twin_sizes")
+def test_all_ten_by_both_protocols(
+    run: Run, twin_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 0 only because every task has its number; the two protocols never share one."""
+    checkpoint = _save(tmp_path / "a.safetensors", size=224)
+    for protocol in ("ericsson", "strict"):
+        assert run("--all", "--data-root", str(twin_root), "--ckpt", str(checkpoint), "--protocol", protocol) == 0
+        results = [result for result in _results() if result.protocol == f"{protocol}-path"]
+        values = {result.dataset: result for result in results if result.metric != "calibration_error"}
+        assert set(values) == set(tasks.benchmark())
+        for name, result in values.items():
+            assert result.metric == tasks.find(name).METRIC
+            assert result.interval[0] <= result.value <= result.interval[1]
+    assert len({result.protocol_hash for result in _results()}) == 2
+    by_protocol = {(result.dataset, result.protocol): result for result in _results() if result.metric == "map_11point"}
+    ericsson, strict = (by_protocol["voc2007", f"{name}-path"] for name in ("ericsson", "strict"))
+    labels = [np.load(Path("runs/linear", x.details["predictions"]))["labels"] for x in (ericsson, strict)]
+    assert [set(each.ravel().tolist()) for each in labels] == [{0, 1}, {-1, 0, 1}]
+    assert ericsson.value != strict.value
+    table = capsys.readouterr().out
+    assert "11-point mAP" in table
+    assert "mean per class" in table
+
+
+@pytest.mark.usefixtures("twin_sizes")
+def test_those_that_are_there_are_run_and_the_others_are_named_at_the_end(
+    run: Run, twin_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("DTD", "Pets"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).symlink_to(twin_root / name)
+    assert run("--all", "--pixels") == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(
+        "error: 8 of the 10 data sets have no number, since they are not below data: aircraft, cal"
+    )
+    assert errors.count("\n") == 1
+    assert {result.dataset for result in _results()} == {"dtd", "pets"}
+
+
+def test_without_any_of_the_ten_the_sample_tasks_stand_in_and_are_marked(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fashion_mnist, "FOLDERS", ("nowhere",))
+    assert run("--all", "--pixels") == 0
+    printed = capsys.readouterr().out
+    assert "None of the benchmark's ten data sets is below data/" in printed
+    assert "SAMPLE TASKS: sample, digits." in printed
+    assert "they say nothing about any other data" in printed
+    assert {result.dataset for result in _results()} == {"sample", "digits"}
+
+
+@pytest.mark.usefixtures("twin_sizes")
+def test_broken_image_is_named_and_the_other_sets_keep_their_numbers(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("dtd", "flowers", "pets"):
+        twins.write(name, tmp_path / "data", "reference")
+    broken = sorted((tmp_path / "data" / "Flowers" / "jpg").iterdir())[4]
+    broken.write_bytes(broken.read_bytes()[:300])
+    assert run("--dataset", "dtd", "flowers", "pets", "--pixels") == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: flowers, raw pixels, 32 x 32: ")
+    assert broken.name in errors
+    assert errors.count("\n") == 1
+    assert {result.dataset for result in _results()} == {"dtd", "pets"}
+
+
+def test_killed_run_goes_on_where_it_stopped(twin_root: Path, tmp_path: Path) -> None:
+    """Killed once a cell is there; every line that was written stays, and the numbers are those of an unbroken run."""
+    program = (
+        "import sys, pytest; from tests.test_transfer_linear import main, set_twin_sizes; "
+        "set_twin_sizes(pytest.MonkeyPatch()); sys.exit(main())"
+    )
+    names = ["dtd", "pets", "aircraft", "food", "cars", "flowers"]
+    arguments = ["--data-root", str(twin_root), "--pixels", "--workers", "0", "--dataset", *names]
+
+    def start(output: str) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "PYTHONPATH": str(COMMAND.parents[1])}
+        command = [sys.executable, "-c", program, *arguments, "--output", output, "--features", f"{output}/features"]
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+
+    path = tmp_path / "broken" / "results.jsonl"
+    process = start("broken")
+    while process.poll() is None and not (path.exists() and path.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    before = path.read_bytes()
+    assert 0 < before.count(b"\n") < 2 * len(names)
+    assert start("broken").wait() == 0
+    assert start("whole").wait() == 0
+    assert path.read_bytes().startswith(before)
+    broken, whole = (read(tmp_path / output / "results.jsonl")[0] for output in ("broken", "whole"))
+    assert _timeless(broken) == _timeless(whole)
+
+
+def test_two_processes_give_the_numbers_of_one(run: Run, tmp_path: Path) -> None:
+    assert run("--ckpt", str(_save(tmp_path / "a.safetensors", size=8)), "--dataset", "digits") == 0
+    arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(COMMAND)]
+    arguments += ["--ckpt", "a.safetensors", "--dataset", "digits", "--workers", "0", "--device", "cpu"]
+    arguments += ["--output", "two", "--features", "two/features"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("per cent of the test images") == 1
+    for one, two in zip(_results(), _results("two"), strict=True):
+        assert two.value == pytest.approx(one.value, abs=0.01)  # float32 rounds differently in other batches
+        assert two.num_examples == one.num_examples
+
+
+# --- the probe ---
+
+
+@pytest.mark.parametrize("flags", [(), ("--cached",)], ids=["augmented", "cached"])
+def test_probe_reports_the_last_and_the_best_epoch(run: Run, flags: tuple[str, ...]) -> None:
+    arguments = ("--probe", "sgd", "--pixels", "--opts", "epochs=3", "lr=0.1", "batch_size=30", *flags)
+    assert run(*arguments) == 0
+    last, best = _results()
+    assert (last.task, last.metric, best.metric) == ("probe", "accuracy", "best_accuracy")
+    assert last.protocol == ("sgd-sample, cached features" if flags else "sgd-sample")
+    assert best.value == max(last.details["accuracy"]) >= last.value == last.details["accuracy"][-1]
+    stored = np.load(Path("runs/linear", last.details["predictions"]))
+    assert np.mean(stored["labels"] == stored["predicted"]) == pytest.approx(last.value)
+    assert np.mean(stored["labels"] == stored["best_predicted"]) == pytest.approx(best.value)
+    before = Path("runs/linear/results.jsonl").read_bytes()
+    assert run(*arguments) == 0
+    assert run(*arguments, "--accumulate", "2") == 0  # the same protocol: finished already
+    assert Path("runs/linear/results.jsonl").read_bytes() == before
+
+
+def test_probe_with_and_without_augmentation_are_two_protocols(run: Run) -> None:
+    short = ("--probe", "sgd", "--pixels", "--opts", "epochs=1", "batch_size=30")
+    assert run(*short) == run(*short, "--cached") == 0
+    assert len({(result.protocol, result.protocol_hash) for result in _results()}) == 2
+
+
+# --- the published weight decays ---
+
+
+@pytest.mark.usefixtures("twin_sizes")
+def test_chosen_decays_are_compared_with_the_published_ones(
+    run: Run, twin_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = _save(tmp_path / "a.safetensors", size=224)
+    arguments = ("--dataset", "dtd", "pets", "--data-root", str(twin_root), "--ckpt", str(checkpoint))
+    assert run(*arguments, "--verify", "byol") == 0
+    printed = capsys.readouterr().out
+    table = printed[printed.index("weight decays, ours and the published ones of byol") :]
+    row = next(line for line in table.splitlines() if "pets" in line)
+    assert "0.562" in row  # C = 10^(1/4)
+    ours = next(result for result in _results() if result.dataset == "pets" and result.metric == "mean_per_class")
+    assert f"{ours.details['weight_decay']:.3g}" in row
+
+
+# --- what is refused ---
 
 
 def test_default_checkpoint_is_the_newest_runs_and_is_named(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "240")
     newest, older = (_save(tmp_path / "runs" / name / "checkpoint.safetensors") for name in ("first", "second"))
     os.utime(older, (1, 1))
     assert run("--dry-run") == 0
@@ -187,12 +467,11 @@ def test_default_checkpoint_is_the_newest_runs_and_is_named(
 
 
 def test_dry_run_states_the_plan_and_writes_nothing(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "240")
     assert run("--pixels", "--ckpt", "random:resnet18", "--dry-run") == 0
     printed = capsys.readouterr().out
-    assert "sample: 90 training and 60 test images, logistic-path (" in printed
+    assert "sample: 90 training and 60 test images; native-path (" in printed
     assert "to runs/linear/results.jsonl" in printed
     assert "raw pixels, 32 x 32" in printed
     assert "random initialisation, resnet18" in printed
@@ -207,9 +486,24 @@ def test_dry_run_states_the_plan_and_writes_nothing(
         (("--ckpt", "missing.safetensors"), "checkpoint missing.safetensors not found"),
         (("--ckpt", "random:resnet81"), "unknown architecture 'resnet81'; did you mean 'resnet18'?"),
         (("--pixels", "--seed", "x"), "argument --seed: invalid int value: 'x'; see --help"),
-        (("--dataset", "fashion_mnist", "--pixels", "--data-root", "nowhere"), "Fashion-MNIST not found: expected"),
-        (("--dataset", "sample", "cifar10", "--data-root", "x"), "--data-root is the folder of one data set, got 2"),
+        (("--dataset", "dtd", "--pixels", "--data-root", "nowhere"), "DTD, partition 1 (Cimpoi et al. 2014) not found"),
+        (("--all", "--dataset", "dtd"), "argument --dataset: not allowed with argument --all"),
         (("--device", "tpu9", "--pixels"), "--device tpu9 cannot be used"),
+        (("--pixels", "--knn", "91"), "sample: expected at least 91 training images for 91-NN, got 90"),
+        (("--pixels", "--knn", "0"), "--knn: expected 1 or more, got 0"),
+        (("--pixels", "--solver-memory", "0"), "--solver-memory: expected more than 0 GiB, got 0"),
+        (("--pixels", "--cached"), "--cached belongs to --probe sgd; leave it out of --probe logistic"),
+        (("--pixels", "--probe", "sgd", "--solver-memory", "1"), "--solver-memory belongs to --probe logistic"),
+        (
+            ("--pixels", "--probe", "sgd", "--dataset", "digits"),
+            "there is no SGD probe for 'digits'; choose from: cifar10",
+        ),
+        (("--pixels", "--probe", "sgd", "--opts", "epoch=3"), "did you mean 'epochs'?"),
+        (("--pixels", "--verify", "moco-v3"), "unknown checkpoint to verify 'moco-v3'; did you mean 'moco-v2'?"),
+        (
+            ("--pixels", "--verify", "byol"),
+            "--verify compares one checkpoint on the benchmark's sets by --protocol ericsson",
+        ),
     ],
 )
 def test_wrong_call_is_one_line_and_leaves_nothing(
@@ -222,6 +516,36 @@ def test_wrong_call_is_one_line_and_leaves_nothing(
     assert errors.count("\n") == 1
     assert printed == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("twin_sizes")
+def test_checkpoint_of_other_views_than_the_protocols_is_refused(
+    run: Run, twin_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = _save(tmp_path / "a.safetensors")
+    arguments = ("--dataset", "dtd", "--data-root", str(twin_root), "--ckpt", str(checkpoint))
+    assert run(*arguments) == 2
+    message = "trained on views of 32 px, and the protocol shows 224 px; use --protocol native, or a checkpoint of that"
+    assert message in capsys.readouterr().err
+    assert run(*arguments, "--protocol", "native") == 0
+
+
+@pytest.mark.usefixtures("twin_sizes")
+def test_neighbours_of_several_labels_are_refused(
+    run: Run, twin_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--dataset", "voc2007", "--data-root", str(twin_root), "--pixels", "--knn", "3") == 2
+    assert "k-NN expects one class per image, and voc2007 has several" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("twin_sizes")
+def test_solver_that_may_not_have_what_it_needs_says_how_much_that_is(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--pixels", "--solver-memory", "0.001") == 2
+    errors = capsys.readouterr().err
+    assert "raise --solver-memory" in errors
+    assert errors.count("\n") == 1
 
 
 def test_truncated_checkpoint_is_named(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,8 @@ def test_read_returns_what_was_appended_in_order(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     append([RESULT, replace(RESULT, value=0.6)], path)
     append([replace(RESULT, value=0.7, checkpoint_sha256="ab")], path)
-    assert read(path) == [RESULT, replace(RESULT, value=0.6), replace(RESULT, value=0.7, checkpoint_sha256="ab")]
+    expected = [RESULT, replace(RESULT, value=0.6), replace(RESULT, value=0.7, checkpoint_sha256="ab")]
+    assert read(path) == (expected, [])
 
 
 def test_append_keeps_earlier_bytes_as_they_are(tmp_path: Path) -> None:
@@ -53,13 +54,16 @@ def test_each_number_is_one_line_of_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ['{"task": "linear"}', "[1, 2]", '{"task": "lin', ""])
-def test_line_that_is_no_result_is_named(tmp_path: Path, line: str) -> None:
+def test_line_that_is_no_result_is_named_and_the_others_are_read(tmp_path: Path, line: str) -> None:
     path = tmp_path / "results.jsonl"
     append([RESULT], path)
     with path.open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(InputError, match=r"results\.jsonl, line 2: expected a result \(task, dataset, split"):
-        read(path)
+    append([replace(RESULT, value=0.6)], path)
+    results, problems = read(path)
+    assert results == [RESULT, replace(RESULT, value=0.6)]
+    assert len(problems) == 1
+    assert "results.jsonl, line 2: expected a result (task, dataset, split" in problems[0]
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

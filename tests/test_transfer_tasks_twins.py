@@ -357,6 +357,31 @@ def test_caltech_number_that_contradicts_the_name_is_refused(root: Path) -> None
         read("caltech101", root)
 
 
+def test_strict_caltech_draws_different_images_of_each_class_and_needs_no_lists(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tasks.find("caltech101")
+    assert module.STRICT_SIZES == (102, 102 * 30, None, 9144 - 102 * 30)  # the set has 9144 images
+    for name in ("train.txt", "test.txt"):
+        (root / "Caltech101" / name).unlink()
+    monkeypatch.setattr(module, "_PER_CLASS", 6)
+    monkeypatch.setattr(module, "STRICT_SIZES", (3, 18, None, 6))
+    splits = module.strict_splits(root)
+    assert splits.train.labels.bincount().tolist() == [6, 6, 6]
+    assert splits.test.labels.bincount().tolist() == [2, 2, 2]
+    assert len({*splits.train.images, *splits.test.images}) == 24
+    assert all(path.parent.name == splits.classes[label] for path, label in zip(*_listed(splits.train), strict=True))
+    assert module.strict_splits(root).train.images == splits.train.images
+    monkeypatch.setattr(module, "_PER_CLASS", 8)
+    with pytest.raises(InputError, match=r"Caltech-101 .*: expected more than 8 images of 'BACKGROUND_Google', got 8;"):
+        module.strict_splits(root)
+
+
+def _listed(split: Split) -> tuple[tuple[Path, ...], list[int]]:
+    assert isinstance(split.images, tuple)
+    return split.images, split.labels.tolist()
+
+
 def test_caltech_lists_beside_the_images_come_first(root: Path) -> None:
     folder = root / "Caltech101"
     for name in "train.txt", "test.txt":
@@ -393,14 +418,14 @@ def test_truncated_mat_file_is_named(root: Path) -> None:
             read(name, root)
 
 
-def test_cifar10_in_the_benchmark_has_the_images_of_its_older_interface(originals: Path) -> None:
+def test_cifar10_is_read_from_its_batches_and_must_be_whole(originals: Path) -> None:
     splits = read("cifar10", originals)
     assert isinstance(splits.train.images, torch.Tensor)
     assert splits.train.images.shape == (50, 3, 32, 32)
     assert splits.train.images.dtype == torch.uint8
     assert splits.classes[0] == "airplane"
     with pytest.raises(InputError, match="expected 50000 train images, got 50"):
-        cifar10.load(originals / "CIFAR10")
+        cifar10.splits(originals)
 
 
 def test_dtd_reads_the_first_partition(originals: Path) -> None:
@@ -562,10 +587,8 @@ def test_voc_class_that_is_only_difficult_in_test_is_named(root: Path) -> None:
 
 
 def test_unknown_name_is_refused_with_the_closest(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"unknown data set of the benchmark 'food101'; did you mean 'food'\?"):
+    with pytest.raises(InputError, match=r"unknown data set 'food101'; did you mean 'food'\?"):
         tasks.found("food101", tmp_path)
-    with pytest.raises(InputError, match="unknown data set of the benchmark 'sample'"):
-        tasks.found("sample", tmp_path)
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 3], [0, -1, 1]])

@@ -1,87 +1,277 @@
-"""Frozen features: what a backbone, or a control in its place, makes of a labelled image set."""
+"""Frozen features: what a backbone, or a control in its place, makes of a set of images; computed once, then found."""
 
 import hashlib
 import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from converters.checkpoint import Pixels
-from converters.images import prepare
+from converters import distributed
+from converters.checkpoint import Pixels, atomic_write
+from converters.distributed import Ranks
+from converters.errors import InputError
+from transfer import preprocessing
+from transfer.inference import NUM_PROOF, FrozenBackbone, fingerprint, full_precision
+from transfer.preprocessing import name_of, normalise, prepared
 
 Features = npt.NDArray[np.float32]
+Images = preprocessing.Images
 
-_BATCH = 256
+T = TypeVar("T")
+
+_FORMAT = 1  # of the cache: raise it when the same key would lead to other features
+_CALIBRATION_IMAGES = 2048
+_CALIBRATION_BATCH = 256
+_LINE_EVERY_S = 60.0  # of progress, where there is no terminal
+_DEAD_AFTER_S = 3600.0  # a run that lives writes more often into its unfinished file
 
 
-@torch.inference_mode()
-def extract_features(backbone: nn.Module, images: Tensor, pixels: Pixels, device: torch.device) -> Features:
-    """Pooled features of every image, each exactly once, in order; neither normalised nor standardised.
+def frozen_features(
+    backbone: nn.Module, images: Images, pixels: Pixels, *, ranks: Ranks, folder: Path, workers: int | None = None
+) -> Features:
+    """Features of every image, each exactly once, in order; neither normalised nor standardised.
+
+    They are kept in a file named for everything that they depend on: the backbone's structure and tensors, the pixels,
+    and the images. Images in memory count by their content, files by name below their common folder, size and time of
+    the last change: reading all of a data set to find out that nothing is to be done would take as long as decoding it.
 
     Args:
-        backbone: images (B, 3, H, W) to features (B, D); put into evaluation mode, otherwise unchanged.
-        images: uint8 (N, 3, H, H), RGB.
-        pixels: what the backbone expects.
-        device: where to compute.
+        backbone: images (B, 3, H, W) to features (B, D); left alone, in whatever mode it is.
+        images: files or pixels, at least one.
+        pixels: what the backbone expects; see `transfer.preprocessing` for how the images get there.
+        ranks: this process among its peers, which all call this with the same arguments and share the work.
+        folder: of the files; made if it is missing.
+        workers: threads that decode; None for one per core.
 
     Returns:
-        float32 (N, D).
+        float32 (N, D), mapped from the file, read-only.
+
+    Raises:
+        InputError: an image cannot be decoded or has features that are not finite, or the folder cannot be written.
+        AssertionError: the features depend on how the backbone is computed; see `FrozenBackbone.prove`.
     """
-    backbone = backbone.to(device).to(memory_format=torch.channels_last).eval()
-    before = _fingerprint(backbone)
-    parts = [backbone(_prepared(batch, pixels, device)).float().cpu() for batch in torch.split(images, _BATCH)]
-    assert _fingerprint(backbone) == before, "the frozen backbone changed while its features were computed"
-    features: Features = torch.cat(parts).numpy()
+    assert len(images), "expected at least one image"
+    path = Path(_on_main(ranks, lambda: str(_locate(backbone, images, pixels, folder))))
+    if _on_main(ranks, lambda: "" if path.exists() else "missing"):
+        _compute(backbone, images, pixels, ranks, path, workers)
+    features: Features = np.load(path, mmap_mode="r")
     return features
 
 
 @torch.no_grad()
-def calibrate_batch_norm(backbone: nn.Module, images: Tensor, pixels: Pixels, device: torch.device) -> None:
+def calibrate_batch_norm(
+    backbone: nn.Module, images: Images, pixels: Pixels, device: torch.device, workers: int | None = None
+) -> None:
     """Set the batch-norm statistics of a backbone to those of the images, averaged over batches.
 
     Without it a random initialisation in evaluation mode normalises with mean 0 and variance 1, which is a straw man.
 
     Args:
         backbone: changed in place.
-        images: uint8 (N, 3, H, H), RGB.
-        pixels: as for `extract_features`.
+        images: files or pixels, at least one; of more than 2,048, so many are drawn, always the same.
+        pixels: as for `frozen_features`.
         device: where to compute.
+        workers: as for `frozen_features`.
+
+    Raises:
+        InputError: an image cannot be decoded.
     """
     backbone.to(device).to(memory_format=torch.channels_last).train()
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None  # the plain average of all batches
+    drawn = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:_CALIBRATION_IMAGES].sort().values
     # batches of nearly equal size, since the average gives each the same weight
-    for batch in torch.tensor_split(images, math.ceil(len(images) / _BATCH)):
-        backbone(_prepared(batch, pixels, device))
+    groups = [group.tolist() for group in drawn.tensor_split(math.ceil(len(drawn) / _CALIBRATION_BATCH))]
+    with prepared(images, groups, pixels.size, workers) as batches, full_precision():
+        for batch in batches:
+            backbone(normalise(batch, pixels, device))
     backbone.eval()
 
 
-def pixel_features(images: Tensor, size: int) -> Features:
-    """The images themselves as features: the control that needs no network.
+def _locate(backbone: nn.Module, images: Images, pixels: Pixels, folder: Path) -> Path:
+    """Where the features are, or will be; a damaged file there is removed."""
+    digest = hashlib.sha256(f"{_FORMAT} {fingerprint(backbone)} {asdict(pixels)} {len(images)} ".encode())
+    for part in _identity(images):
+        digest.update(part)
+    path = folder / f"{digest.hexdigest()}.npy"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not _is_whole(path, len(images)):
+            print(f"{path} is damaged; its features are computed again")
+            path.unlink()
+        for unfinished in folder.glob(".*.npy.*.part"):  # of runs that were killed
+            if time.time() - unfinished.stat().st_mtime > _DEAD_AFTER_S:
+                unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return path
 
-    Args:
-        images: uint8 (N, 3, H, H), RGB.
-        size: side to which they are resized (antialiased bilinear).
 
-    Returns:
-        Values in 0..1, float32 (N, 3 * size * size).
-    """
-    parts = [F.interpolate(x.float(), size=size, mode="bilinear", antialias=True) for x in torch.split(images, _BATCH)]
-    features: Features = (torch.cat(parts).flatten(1) / 255).numpy()
-    return features
+def _identity(images: Images) -> Iterator[bytes]:
+    """What tells these images from all others, piece by piece."""
+    if isinstance(images, Tensor):
+        yield f"{tuple(images.shape)} ".encode()
+        yield from (part.contiguous().numpy().tobytes() for part in torch.split(images, 1024))
+        return
+    names = [os.path.abspath(image) for image in images]  # noqa: PTH100 - 4 times as fast as Path.absolute
+    common = os.path.commonpath([os.path.dirname(name) for name in names])  # noqa: PTH120
+    for name in names:
+        try:
+            status = os.stat(name)  # noqa: PTH116
+        except OSError as error:
+            raise InputError(f"cannot read the image {name}: {error.strerror}; put it in its place") from error
+        yield f"{name[len(common) :]}\0{status.st_size} {status.st_mtime_ns}\0".encode(errors="surrogateescape")
 
 
-def _prepared(batch: Tensor, pixels: Pixels, device: torch.device) -> Tensor:
-    return prepare(batch.to(device), pixels).contiguous(memory_format=torch.channels_last)
+def _is_whole(path: Path, num_images: int) -> bool:
+    try:
+        features = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    return features.dtype == np.float32 and features.ndim == 2 and len(features) == num_images
 
 
-def _fingerprint(backbone: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for tensor in backbone.state_dict().values():
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _compute(
+    backbone: nn.Module, images: Images, pixels: Pixels, ranks: Ranks, path: Path, workers: int | None
+) -> None:
+    before = fingerprint(backbone)
+    share = range(len(images))[_share(len(images), ranks)]
+    network = _together(ranks, lambda: _freeze(backbone, images, pixels, ranks.device, len(share)))
+    with ExitStack() as stack:  # at whose end the main rank gives the file its name
+        create = lambda: _create(stack.enter_context(atomic_write(path)), (len(images), network.dim))  # noqa: E731
+        temporary = Path(_on_main(ranks, create))
+        _together(ranks, lambda: _write(temporary, share, _rows(network, images, share, pixels.size, ranks, workers)))
+    assert fingerprint(backbone) == before, "the frozen backbone changed while its features were computed"
+    _together(ranks, lambda: None)  # until the file has its name
+
+
+def _share(num_images: int, ranks: Ranks) -> slice:
+    """This rank's images: as many as any other's, or one less."""
+    return slice(*(num_images * rank // ranks.world_size for rank in (ranks.rank, ranks.rank + 1)))
+
+
+def _freeze(
+    backbone: nn.Module, images: Images, pixels: Pixels, device: torch.device, num_images: int
+) -> FrozenBackbone:
+    with prepared(images, [range(min(NUM_PROOF, len(images)))], pixels.size, workers=0) as batches:
+        return FrozenBackbone(backbone, next(batches), pixels, device, num_images)
+
+
+def _create(path: Path, shape: tuple[int, int]) -> str:
+    try:
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return str(path)
+
+
+def _rows(
+    network: FrozenBackbone, images: Images, share: range, size: int, ranks: Ranks, workers: int | None
+) -> Iterator[Features]:
+    """Features of this rank's images, batch after batch: only so much is ever in memory."""
+    groups = [share[start : start + network.batch_size] for start in range(0, len(share), network.batch_size)]
+    with prepared(images, groups, size, workers) as batches, _Bar(len(share), ranks) as bar:
+        for group, batch in zip(groups, batches, strict=True):
+            features: Features = network(batch).numpy()
+            wrong = np.flatnonzero(~np.isfinite(features).all(axis=1))
+            if len(wrong):
+                name = name_of(images, group[int(wrong[0])])
+                raise InputError(f"features of {name} are not finite; look at that image and at the checkpoint")
+            yield features
+            bar.advance(len(batch))
+
+
+def _write(path: Path, share: range, rows: Iterable[Features]) -> None:
+    """Write rows where they belong. Not through a mapping: on a full disk, that would end the process."""
+    mapped = np.load(path, mmap_mode="r")
+    start, row_bytes = mapped.offset, mapped.itemsize * mapped.shape[1]
+    try:
+        with path.open("r+b") as file:
+            file.seek(start + share.start * row_bytes)
+            for features in rows:
+                file.write(features.tobytes())
+            assert file.tell() == start + share.stop * row_bytes, "expected each image to be computed exactly once"
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"cannot write features to {path.parent}: {error.strerror}; make room, or choose another folder")
+
+
+def _on_main(ranks: Ranks, action: Callable[[], str]) -> str:
+    """What an action gives on the main rank, on every rank."""
+    result = _together(ranks, lambda: action() if ranks.is_main else None)
+    shared = distributed.from_main(result)
+    assert shared is not None
+    return shared
+
+
+def _together(ranks: Ranks, action: Callable[[], T]) -> T:
+    """What an action gives, once it has succeeded on every rank: a rank that failed would be waited for in vain."""
+    failure: Exception | None = None
+    try:
+        result = action()
+    except Exception as error:
+        failure = error
+    failures: list[tuple[str, bool] | None] = [None] * ranks.world_size
+    mine = (str(failure), isinstance(failure, InputError)) if failure else None
+    if ranks.world_size > 1:
+        dist.all_gather_object(failures, mine)
+    if failure:
+        raise failure
+    for message, is_users in filter(None, failures):
+        raise InputError(message) if is_users else RuntimeError(f"another rank failed: {message}")
+    return result
+
+
+class _Bar:
+    """Progress of the main rank: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, total: int, ranks: Ranks):
+        console = Console(stderr=True)
+        self._lines = ranks.is_main and not console.is_terminal
+        columns = (TextColumn("features"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, disable=not (ranks.is_main and console.is_terminal))
+        self._task = self._progress.add_task("", total=total)
+        self._total, self._done = total, 0
+        self._started = self._said = time.monotonic()
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, num_images: int) -> None:
+        """Count images that are done."""
+        self._done += num_images
+        self._progress.advance(self._task, num_images)
+        now = time.monotonic()
+        if self._lines and now - self._said > _LINE_EVERY_S:
+            self._said = now
+            speed = self._done / (now - self._started)
+            print(f"features: {self._done} of {self._total}, {speed:.0f} images/s", flush=True)
+
+
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:.0f} images/s")

@@ -1,4 +1,4 @@
-"""Linear and k-NN accuracy of frozen features: python transfer/linear.py [--dataset NAME ...] [--ckpt FILE ...]."""
+"""Linear and k-NN accuracy of frozen features: python transfer/linear.py [--all | --dataset NAME ...] [--ckpt ...]."""
 
 import sys
 from pathlib import Path
@@ -7,267 +7,305 @@ if not __package__:  # started by path: import this checkout, not this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
+import itertools
 import time
-from collections.abc import Iterator
-from types import ModuleType
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
 from rich.console import Console
-from rich.table import Table
 
-from converters.devices import find_device
-from converters.errors import ArgumentParser, InputError, reports_input_errors, unknown
-from converters.images import LabelledImages
-from converters.neighbours import knn_predict
+from converters import distributed
+from converters.devices import free_memory
+from converters.distributed import Ranks
+from converters.errors import ArgumentParser, InputError, printable, reports_input_errors
 from converters.reading import add_reading_arguments, request_from
-from transfer import decay_path, logistic, tasks
-from transfer.features import Features
-from transfer.metrics import Labels, accuracy, balanced_accuracy, bootstrap_interval
-from transfer.representations import Representation, newest_checkpoint, random_initialisation, raw_pixels, trained
-from transfer.results import Result, append, current_versions, protocol_hash
+from transfer import logistic, tasks
+from transfer.cells import finished, record
+from transfer.evaluation import Evaluation, check_neighbours, logistic_regression, nearest_neighbours, sgd_probe
+from transfer.logistic import Solver
+from transfer.probe_config import load_probe_config, probe_config_path
+from transfer.protocols import ERICSSON, NATIVE, PROTOCOLS, Protocol
+from transfer.representations import (
+    Representation,
+    check_size,
+    newest_checkpoint,
+    random_initialisation,
+    raw_pixels,
+    trained,
+)
+from transfer.results import Result, append, read
+from transfer.subjects import Subject, Task, open_task
+from transfer.tables import print_comparisons, print_plan, print_results, print_tasks
 from transfer.tasks import Neighbours
+from transfer.verification import Comparison, compare, published_decays
 
-_COMMON_PROTOCOL = {
-    "objective": "sum of cross-entropy + wd/2 |w|^2, intercept unpenalised",
-    "weight_decays": [f"{decay:.6g}" for decay in logistic.WEIGHT_DECAYS],
-    "ties": "to the smallest decay",
-    "validation": [logistic.VALIDATION_SHARE, logistic.VALIDATION_SEED],
-    "features": "pooled; images at the training views' size",
-    "controls": "pixels at 32 px; random initialisation at the images' own size, batch norm calibrated on them",
+_GIB = 2**30
+_ONLY_FOR = {
+    "logistic": ("protocol", "verify", "solver", "solver_memory", "knn"),
+    "sgd": ("cached", "accumulate", "opts"),
 }
-_SOLVER_PROTOCOLS = {
-    "path": {
-        "solver": ["L-BFGS along the path", decay_path.TOLERANCE, decay_path.MAX_ITERATIONS],
-        "order": "from the strongest decay on; refit likewise, ten times the iterations",
-    },
-    "sklearn": {
-        "solver": [logistic.SKLEARN_SOLVER, logistic.SKLEARN_TOLERANCE, decay_path.MAX_ITERATIONS],
-        "order": "from the weakest decay on, warm start; refit from zero, ten times the iterations",
-    },
-}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A task, the side of its images (None: of the training views), and how everything is measured on it."""
+
+    task: Task
+    size: int | None
+    evaluations: tuple[Evaluation, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A subject, with the evaluations whose numbers are not there yet."""
+
+    subject: Subject
+    missing: tuple[Evaluation, ...]
 
 
 @reports_input_errors
 def main() -> int:
-    """Run the command; returns its exit code: 0, or 2 for a user's mistake."""
+    """Run the command; returns its exit code: 0 if every requested number is there, 2 for a user's mistake."""
     args = _parse()
-    if args.data_root and len(args.dataset) > 1:
-        raise InputError(f"--data-root is the folder of one data set, got {len(args.dataset)}; run them one by one")
     if args.tasks:
-        _print_tasks(args.data_root or Path("data"))
+        print_tasks(Console(highlight=False, soft_wrap=True), args.data_root)
         return 0
-    modules = {name: _find(name) for name in args.dataset}
-    representations = list(_representations(args))
-    loaded = {name: _load(name, module, args.data_root) for name, module in modules.items()}
-    output = args.output / "results.jsonl"
-    console = Console(highlight=False, soft_wrap=True)
-    for name, (train, test) in loaded.items():
-        _print_plan(console, name, train, test, representations, output, args.solver)
-    if args.dry_run:
-        return 0
-    _open_output(args.output)
-    for name, (train, test) in loaded.items():
-        rows = [_evaluate(name, modules[name].KNN, train, test, each, output, args.solver) for each in representations]
-        _print_table(console, name, test, rows)
-    return 0
+    ranks = distributed.join(args.device)
+    try:
+        return _run(args, ranks)
+    finally:
+        distributed.leave()
 
 
 def _parse() -> argparse.Namespace:
     parser = ArgumentParser(description="Linear and k-NN accuracy of frozen features.")
-    parser.add_argument("--dataset", nargs="+", default=["sample"], help=f"any of: {', '.join(tasks.in_memory())}")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--all", action="store_true", help="the ten sets of the linear-transfer benchmark")
+    which.add_argument("--dataset", nargs="+", default=["sample"], help=f"any of: {', '.join(tasks.names())}")
+    which.add_argument("--tasks", action="store_true", help="print which data sets are there, and do nothing else")
     parser.add_argument(
         "--ckpt", nargs="+", help="checkpoints of any origin, or random:ARCH for a random initialisation"
     )
     add_reading_arguments(parser)
     parser.add_argument("--pixels", action="store_true", help="also evaluate the images themselves")
-    parser.add_argument("--data-root", type=Path, help="folder of the data set (default: where it usually lies)")
-    parser.add_argument("--output", type=Path, default=Path("runs/linear"), help="folder of results.jsonl")
-    parser.add_argument("--seed", type=int, default=0, help="of random:ARCH")
-    parser.add_argument("--solver", default="path", choices=logistic.SOLVERS, help="sklearn: the published procedure")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder that holds the data sets")
     parser.add_argument(
-        "--tasks", action="store_true", help="print which sets of the linear-transfer benchmark are there"
+        "--protocol",
+        choices=PROTOCOLS,
+        help="ericsson: the published code, at 224 px; strict: the papers' text; native: at the size of the training "
+        "views (default: ericsson for the benchmark's sets, native for others)",
     )
+    parser.add_argument(
+        "--probe",
+        default="logistic",
+        choices=("logistic", "sgd"),
+        help="sgd: train a layer as configs/linear/sgd_DATASET.yaml says, under torchrun on all processes",
+    )
+    parser.add_argument("--cached", action="store_true", help="sgd: on features of images without augmentation")
+    parser.add_argument("--accumulate", type=int, metavar="N", help="sgd: parts of a batch, to save memory")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="key=value", help="sgd: any key of its configuration")
+    parser.add_argument("--knn", type=int, metavar="K", help="also K nearest neighbours, by majority vote")
+    parser.add_argument(
+        "--verify", metavar="NAME", help="compare the chosen weight decays with the published ones of this checkpoint"
+    )
+    parser.add_argument("--solver", default="path", choices=logistic.SOLVERS, help="sklearn: the published procedure")
+    parser.add_argument("--solver-memory", type=float, metavar="GIB", help="that the solver may allocate")
+    parser.add_argument("--output", type=Path, default=Path("runs/linear"), help="folder of results and predictions")
+    parser.add_argument("--features", type=Path, default=Path("runs/features"), help="folder of remembered features")
+    parser.add_argument("--workers", type=int, help="processes that decode images (default: by the number of cores)")
+    parser.add_argument("--seed", type=int, default=0, help="of random:ARCH")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
-    return parser.parse_args()
+    args = parser.parse_args()
+    other = "sgd" if args.probe == "logistic" else "logistic"
+    for flag in _ONLY_FOR[other]:
+        if getattr(args, flag) != parser.get_default(flag):
+            raise InputError(
+                f"--{flag.replace('_', '-')} belongs to --probe {other}; leave it out of --probe {args.probe}"
+            )
+    if args.knn is not None and args.knn < 1:
+        raise InputError(f"--knn: expected 1 or more, got {args.knn}")
+    if args.solver_memory is not None and not args.solver_memory > 0:
+        raise InputError(f"--solver-memory: expected more than 0 GiB, got {args.solver_memory:g}")
+    return args
 
 
-def _find(name: str) -> ModuleType:
-    if name not in tasks.in_memory():
-        raise unknown("data set", name, tasks.in_memory())
-    return tasks.find(name)
+def _run(args: argparse.Namespace, ranks: Ranks) -> int:
+    console = Console(highlight=False, soft_wrap=True, quiet=not ranks.is_main)
+    names, absent = _requested(args, console)
+    representations = list(_representations(args, ranks))
+    plan = [_planned(name, args, ranks) for name in names]
+    for each, representation in itertools.product(plan, representations):
+        check_size(representation, each.size)
+    if args.verify:
+        _check_verification(args, plan, representations)
+    path = args.output / "results.jsonl"
+    print_plan(console, [(each.task, each.evaluations) for each in plan], representations, path)
+    if args.dry_run:
+        return 0
+    results, cells = _divide(plan, representations, _open_output(path, console), args, ranks)
+    if ranks.world_size > 1 and args.probe == "logistic":
+        for cell in cells:
+            _ = cell.subject.features  # every process computes its share; the main one does the rest
+        distributed.leave()
+        if not ranks.is_main:
+            return 0
+        cells = [replace(cell, subject=cell.subject.alone()) for cell in cells]
+    num_failed = 0
+    for cell in cells:
+        try:
+            results += _measure(cell, path, console)
+        except InputError as error:
+            num_failed += 1
+            who = f"{cell.subject.task.name}, {cell.subject.representation.label}"
+            print(f"error: {printable(f'{who}: {error}', length=4000)}", file=sys.stderr)
+    print_results(console, [each.task for each in plan], results)
+    if args.verify:
+        print_comparisons(console, args.verify, _comparisons(plan, representations[0], results, args, ranks))
+    if absent:
+        raise InputError(
+            f"{len(absent)} of the {len(tasks.benchmark())} data sets have no number, since they are not below "
+            f"{args.data_root}: {', '.join(absent)}; --tasks says where they come from"
+        )
+    return 2 if num_failed else 0
 
 
-def _print_tasks(root: Path) -> None:
-    table = Table(title=f"linear-transfer benchmark (Ericsson et al. 2021), below {root}/", title_justify="left")
-    for header in ("task", "classes", "train", "val", "test", "metric", ""):
-        table.add_column(header)
-    missing: list[str] = []
-    for name in tasks.benchmark():
-        module = tasks.find(name)
-        sizes = ["a fifth of train" if size is None else str(size) for size in module.SIZES]
-        found = tasks.found(name, root)
-        table.add_row(name, *sizes, module.METRIC, "found" if found else "not found")
-        if not found:
-            missing.append(f"{name}: expected {root / tasks.expected(name)} (source: {module.WHERE})")
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table, soft_wrap=False)
-    console.print("\n".join(missing), markup=False)
+def _requested(args: argparse.Namespace, console: Console) -> tuple[list[str], list[str]]:
+    """The data sets to evaluate, and those that were asked for and are not there."""
+    if not args.all:
+        return list(dict.fromkeys(args.dataset)), []
+    present = [name for name in tasks.benchmark() if tasks.found(name, args.data_root)]
+    if present:
+        return present, [name for name in tasks.benchmark() if name not in present]
+    samples = [name for name in tasks.samples() if tasks.found(name, args.data_root)]
+    console.print(
+        f"None of the benchmark's ten data sets is below {args.data_root}/ (--tasks says where they come from). "
+        f"In their place, SAMPLE TASKS: {', '.join(samples)}.",
+        markup=False,
+    )
+    return samples, []
 
 
-def _representations(args: argparse.Namespace) -> Iterator[Representation]:
-    device, request = find_device(args.device), request_from(args)
+def _representations(args: argparse.Namespace, ranks: Ranks) -> Iterator[Representation]:
+    request = request_from(args)
     if args.pixels:
         yield raw_pixels()
     for name in args.ckpt or ([] if args.pixels else [str(newest_checkpoint(Path("runs")))]):
         if name.startswith("random:"):
-            yield random_initialisation(name.removeprefix("random:"), args.seed, device)
+            yield random_initialisation(name.removeprefix("random:"), args.seed, ranks.device)
         else:
-            yield trained(Path(name), request, device)
+            yield trained(Path(name), request)
 
 
-def _load(name: str, module: ModuleType, root: Path | None) -> tuple[LabelledImages, LabelledImages]:
-    train, test = module.load(root)
-    most = max(neighbours.k for neighbours in module.KNN)
-    if most > len(train.labels):
-        raise InputError(f"{name}: expected at least {most} training images for {most}-NN, got {len(train.labels)}")
-    return train, test
-
-
-def _linear_protocol(solver: str) -> dict[str, Any]:
-    return {**_COMMON_PROTOCOL, **_SOLVER_PROTOCOLS[solver]}
-
-
-def _open_output(folder: Path) -> None:
-    """Refuse a folder that cannot be written before anything is computed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.jsonl").open("a").close()
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror}; choose another --output") from error
-
-
-def _evaluate(
-    dataset: str,
-    neighbours: tuple[Neighbours, ...],
-    train: LabelledImages,
-    test: LabelledImages,
-    representation: Representation,
-    output: Path,
-    solver: str,
-) -> list[Result]:
-    """Every number of one representation on one data set, appended to the results as soon as they are there."""
-    started = time.monotonic()
-    train_features, test_features = representation.features(train, test)
-    features_seconds = time.monotonic() - started
-    labels, test_labels = train.labels.numpy(), test.labels.numpy()
-
-    def result(
-        task: str, protocol: str, settings: dict[str, Any], metric: str, predicted: Labels, **more: Any
-    ) -> Result:
-        function = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy}[metric]
-        return Result(
-            task=task,
-            dataset=dataset,
-            split="test",
-            protocol=protocol,
-            protocol_hash=protocol_hash(settings),
-            metric=metric,
-            value=function(test_labels, predicted),
-            unit="share",
-            num_examples=len(test_labels),
-            interval=bootstrap_interval(function, test_labels, predicted),
-            representation=representation.label,
-            checkpoint_sha256=representation.sha256,
-            seed=representation.seed,
-            details=more,
-            seconds=round(features_seconds + time.monotonic() - started, 2),
-            versions=current_versions(),
-        )
-
-    started = time.monotonic()
-    fit = logistic.fit_and_predict(train_features, labels, test_features, solver=solver)
-    details = {
-        "weight_decay": fit.weight_decay,
-        "validation_accuracy": fit.validation_accuracy,
-        "unconverged_fits": fit.num_unconverged,
-        "final_fit_converged": fit.converged,
-    }
-    results = [
-        result("linear", f"logistic-{solver}", _linear_protocol(solver), metric, fit.predicted, **details)
-        for metric in ("accuracy", "balanced_accuracy")
-    ]
+def _planned(name: str, args: argparse.Namespace, ranks: Ranks) -> Planned:
+    if args.probe == "sgd":
+        config = load_probe_config(probe_config_path(name), _probe_overrides(args))
+        evaluation = sgd_probe(name, config, args.output / "probes")
+        return Planned(open_task(name, args.data_root, NATIVE), config.size, (evaluation,))
+    protocol = _protocol(name, args)
+    task = open_task(name, args.data_root, protocol)
+    neighbours = [Neighbours(args.knn, None)] if args.knn else []
+    if protocol is NATIVE:
+        neighbours = list(dict.fromkeys([*getattr(tasks.find(name), "KNN", ()), *neighbours]))
     for setting in neighbours:
-        started = time.monotonic()
-        predicted = _neighbours(train_features, labels, test_features, len(train.classes), *setting)
-        settings = {**setting._asdict(), "similarity": "cosine"}
-        results.append(result("knn", _knn_name(setting), settings, "accuracy", predicted))
-    append(results, output)
+        check_neighbours(task, setting)
+    linear = logistic_regression(protocol, _solver(task, protocol, args, ranks))
+    return Planned(task, protocol.size, (linear, *(nearest_neighbours(protocol, each) for each in neighbours)))
+
+
+def _probe_overrides(args: argparse.Namespace) -> list[str]:
+    flags = {"augment": False if args.cached else None, "accumulate": args.accumulate}
+    return [f"{key}={value}" for key, value in flags.items() if value is not None] + list(args.opts)
+
+
+def _protocol(name: str, args: argparse.Namespace) -> Protocol:
+    stands_in = args.all and name not in tasks.benchmark()
+    if args.protocol and not stands_in:
+        return PROTOCOLS[args.protocol]
+    return ERICSSON if name in tasks.benchmark() else NATIVE
+
+
+def _solver(task: Task, protocol: Protocol, args: argparse.Namespace, ranks: Ranks) -> Solver:
+    penalty = protocol.binary_penalty if task.is_multi_label else 1.0
+    memory = int(args.solver_memory * _GIB) if args.solver_memory else free_memory(ranks.device)
+    return Solver(args.solver, penalty, memory=memory, device=ranks.device)
+
+
+def _check_verification(
+    args: argparse.Namespace, plan: Sequence[Planned], representations: Sequence[Representation]
+) -> None:
+    published = published_decays(args.verify)
+    unknown_names = [each.task.name for each in plan if each.task.name not in published]
+    protocols = {_protocol(each.task.name, args) for each in plan}
+    if args.probe != "logistic" or len(representations) != 1 or unknown_names or protocols != {ERICSSON}:
+        raise InputError("--verify compares one checkpoint on the benchmark's sets by --protocol ericsson")
+
+
+def _open_output(path: Path, console: Console) -> list[Result]:
+    """The results of earlier calls; a folder that cannot be written is refused before anything is computed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        raise InputError(f"cannot write {path.parent}: {error.strerror}; choose another --output") from error
+    results, problems = read(path)
+    for problem in problems:
+        console.print(f"left out: {problem}", markup=False)
     return results
 
 
-def _neighbours(
-    train: Features, labels: Labels, test: Features, num_classes: int, k: int, temperature: float | None
-) -> Labels:
-    queries, bank, classes = torch.from_numpy(test), torch.from_numpy(train), torch.from_numpy(labels)
-    predicted: Labels = knn_predict(queries, bank, classes, num_classes, k, temperature).numpy()
-    return predicted
+def _divide(
+    plan: Sequence[Planned],
+    representations: Sequence[Representation],
+    known: Sequence[Result],
+    args: argparse.Namespace,
+    ranks: Ranks,
+) -> tuple[list[Result], list[Cell]]:
+    """The numbers that are there already, and the cells that lack some."""
+    results, cells = [], []
+    for planned, representation in itertools.product(plan, representations):
+        subject = Subject(planned.task, representation, planned.size, ranks, args.features, args.workers)
+        missing = []
+        for evaluation in planned.evaluations:
+            numbers = finished(known, subject, evaluation, args.output)
+            results += numbers
+            missing += [] if numbers else [evaluation]
+        if missing:
+            cells.append(Cell(subject, tuple(missing)))
+    return results, cells
 
 
-def _knn_name(setting: Neighbours) -> str:
-    vote = "majority" if setting.temperature is None else f"t {setting.temperature:g}"
-    return f"{setting.k}-NN {vote}"
+def _measure(cell: Cell, path: Path, console: Console) -> list[Result]:
+    """Every missing number of a cell, appended to the results as soon as it is there."""
+    subject, results = cell.subject, []
+    for evaluation in cell.missing:
+        started = time.monotonic()
+        outcome = evaluation.run(subject)
+        if not subject.ranks.is_main:
+            continue
+        numbers = record(subject, evaluation, outcome, path.parent, time.monotonic() - started)
+        append(numbers, path)
+        results += numbers
+        values = ", ".join(f"{number.metric} {100 * number.value:.1f}" for number in numbers)
+        what = f"{subject.task.name}, {subject.representation.label}, {evaluation.protocol}"
+        console.print(f"{what}: {values} ({numbers[0].seconds:.0f} s)", markup=False)
+    return results
 
 
-def _print_plan(
-    console: Console,
-    name: str,
-    train: LabelledImages,
-    test: LabelledImages,
-    representations: list[Representation],
-    output: Path,
-    solver: str,
-) -> None:
-    protocol = f"logistic-{solver} ({protocol_hash(_linear_protocol(solver))})"
-    console.print(f"{name}: {len(train.labels)} training and {len(test.labels)} test images, {protocol}, to {output}")
-    for representation in representations:
-        file = f": {representation.path}, sha256 {representation.sha256[:12]}" if representation.sha256 else ""
-        console.print(f"  {representation.label}{file}", markup=False)
-        if representation.origin:
-            console.print(f"    read as {representation.origin}", markup=False)
-
-
-def _print_table(console: Console, name: str, test: LabelledImages, rows: list[list[Result]]) -> None:
-    title = f"{name}, per cent of {len(test.labels)} test images [95 % interval]"
-    table = Table(title=title, title_justify="left", show_lines=True)
-    table.add_column(overflow="fold")
-    headers = {"accuracy": "linear", "balanced_accuracy": "linear, balanced"}
-    for result in rows[0]:
-        table.add_column(headers[result.metric] if result.task == "linear" else result.protocol, no_wrap=True)
-    for row in rows:
-        table.add_row(row[0].representation, *map(_cell, row))
-    console.print(table, soft_wrap=False)
-    chance = np.bincount(test.labels.numpy()).max() / len(test.labels)
-    console.print(f"Always naming the most frequent class scores {100 * chance:.1f}.")
-    for row in rows:
-        _print_convergence(console, row[0])
-    if name == "sample":
-        console.print("The sample says that the pipeline works; it says nothing about any other data.")
-
-
-def _print_convergence(console: Console, result: Result) -> None:
-    unconverged, final = result.details["unconverged_fits"], result.details["final_fit_converged"]
-    if unconverged or not final:
-        of_all = f"{unconverged} of {len(logistic.WEIGHT_DECAYS)} fits of the sweep"
-        end = "" if final else " and the final fit"
-        console.print(f"Not converged for {result.representation}: {of_all}{end}.")
-
-
-def _cell(result: Result) -> str:
-    low, high = result.interval
-    return f"{100 * result.value:.1f}\n[{100 * low:.1f}, {100 * high:.1f}]"
+def _comparisons(
+    plan: Sequence[Planned],
+    representation: Representation,
+    results: Sequence[Result],
+    args: argparse.Namespace,
+    ranks: Ranks,
+) -> Iterator[Comparison]:
+    """Our weight decays beside the published ones, for every task that has a number."""
+    published = published_decays(args.verify)
+    for each in plan:
+        subject = Subject(each.task, representation, each.size, ranks, args.features, args.workers).alone()
+        solver = _solver(each.task, ERICSSON, args, ranks)
+        own = [result for result in results if (result.dataset, result.metric) == (each.task.name, each.task.metric)]
+        yield from (compare(subject, ERICSSON, solver, result, published[each.task.name]) for result in own[:1])
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from scipy.io import loadmat  # type: ignore[import-untyped]
 from torch import Tensor
 
 from converters.errors import InputError
+from converters.images import load_images
 from transfer.tasks import Split, Splits, first_folder
 
 Sizes = tuple[int, int, int | None, int]  # classes; training, validation and test images
@@ -245,6 +246,24 @@ def assemble(
     accepted = [f"accepted sizes that differ from the published ones: {difference}"] if difference else []
     all_notes = dict.fromkeys([*notes, *_repetitions(given), *accepted])
     return Splits(tuple(classes), train, val, test, tuple(all_notes))
+
+
+def from_memory(title: str, name: str, folder: Path, sizes: Sizes, *, check_sizes: bool = True) -> Splits:
+    """The splits of an image set that `converters.images` reads.
+
+    Args:
+        title: of the data set.
+        name: of the image set there.
+        folder: of its files.
+        sizes: classes and images as published.
+        check_sizes: False accepts an excerpt.
+
+    Raises:
+        InputError: the files are missing or damaged, or a size differs.
+    """
+    train, test = (load_images(name, split, folder, check_sizes=check_sizes) for split in ("train", "test"))
+    splits = [Split(each.images, each.labels) for each in (train, test)]
+    return assemble(title, train.classes, splits[0], None, splits[1], sizes, check_sizes=check_sizes)
 
 
 def lines_and_images(name: str, split: Split) -> str:

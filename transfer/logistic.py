@@ -1,21 +1,18 @@
 """L2 logistic regression on frozen features, its weight decay chosen on a validation split."""
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from converters.errors import InputError, unknown
-from transfer.decay_path import MAX_ITERATIONS, fit_path
+from transfer.decay_path import MAX_ITERATIONS, DecayPath, fit_path
+from transfer.metrics import Labels, Scores
+from transfer.reference import Reference
 
 Features = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int64]
 
 # Ericsson et al. 2021 (linusericsson/ssl-transfer, linear.py): 45 values, a factor of 10^(1/4) apart.
 WEIGHT_DECAYS = tuple(float(value) for value in np.logspace(-6, 5, 45))
@@ -23,9 +20,69 @@ VALIDATION_SHARE = 0.2
 VALIDATION_SEED = 0
 # our path, or the published procedure, kept as an oracle
 SOLVERS = ("path", "sklearn")
-# on the largest entry of the mean loss's gradient, scikit-learn's default.
-SKLEARN_SOLVER = "lbfgs"
-SKLEARN_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Features with their labels.
+
+    Attributes:
+        features: (N, D).
+        labels: classes, (N,); or 1 present, 0 absent, -1 left out, (N, C): one binary problem per class.
+    """
+
+    features: Features
+    labels: Labels
+
+    def rows(self, rows: npt.NDArray[np.integer]) -> "Examples":
+        """Some of them."""
+        return Examples(self.features[rows], self.labels[rows])
+
+    def __add__(self, other: "Examples") -> "Examples":
+        features, labels = (self.features, other.features), (self.labels, other.labels)
+        return Examples(np.concatenate(features), np.concatenate(labels))
+
+
+@dataclass(frozen=True)
+class Solver:
+    """How the fits are computed.
+
+    Attributes:
+        name: ``"path"``, or ``"sklearn"``: the reference's procedure, which leaves many fits unconverged.
+        penalty: factor on every decay; 0.5 makes a binary problem the reference's two-class softmax, whose two rows of
+            weights share the penalty.
+        max_iterations: of each fit.
+        memory: bytes that ``"path"`` may allocate; None for no bound.
+        device: where ``"path"`` computes.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+
+    name: str = SOLVERS[0]
+    penalty: float = 1.0
+    max_iterations: int = MAX_ITERATIONS
+    memory: int | None = None
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.name not in SOLVERS:
+            raise unknown("solver", self.name, SOLVERS)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How far fits came.
+
+    Attributes:
+        gradient_norms: of the objective, over that at zero coefficients; of several binary problems the largest, (P,).
+        iterations: of several binary problems all together, (P,).
+        converged: whether every problem met the solver's tolerance, (P,).
+    """
+
+    gradient_norms: npt.NDArray[np.float64]
+    iterations: npt.NDArray[np.int64]
+    converged: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -34,92 +91,73 @@ class Fit:
 
     Attributes:
         weight_decay: the chosen one.
-        validation_accuracy: with it, in 0..1.
-        num_unconverged: fits of the sweep that reached `MAX_ITERATIONS`.
-        converged: whether the final fit did not.
-        predicted: classes of the test examples, (M,).
+        validation_scores: the metric under every decay, (45,).
+        sweep: certificate of the fits under all decays.
+        final: certificate of the fit on training and validation examples, of one entry.
+        logits: of the test examples, (M, C); -inf for a class without training example.
     """
 
     weight_decay: float
-    validation_accuracy: float
-    num_unconverged: int
-    converged: bool
-    predicted: Labels
+    validation_scores: npt.NDArray[np.float64]
+    sweep: Certificate
+    final: Certificate
+    logits: Scores
 
 
-def fit_and_predict(
-    train: Features,
-    labels: Labels,
+def select_and_fit(
+    train: Examples,
+    val: Examples | None,
     test: Features,
-    *,
-    solver: str = SOLVERS[0],
-    max_iterations: int = MAX_ITERATIONS,
-    device: torch.device | str = "cpu",
+    metric: Callable[[Labels, Scores], float],
+    solver: Solver = Solver(),
 ) -> Fit:
-    """Choose the weight decay on a fifth of the training examples, refit on all of them, and predict the test examples.
+    """Choose the weight decay on validation examples, refit on training and validation examples, and score the test's.
 
     Minimises sum CE(X w + b, y) + wd/2 |w|^2 with an unpenalised intercept (Ericsson et al. 2021). Of equally good
     decays the smallest is chosen, which is the reference's choice.
 
     Args:
-        train: features, (N, D).
-        labels: classes, (N,).
+        train: training examples.
+        val: validation examples; None for a seeded fifth of the training examples.
         test: features, (M, D).
-        solver: ``"path"``, or ``"sklearn"``: the reference's procedure, which leaves many fits unconverged.
-        max_iterations: of each fit.
-        device: where ``"path"`` computes.
+        metric: of labels and logits, (N, C); the higher the better.
+        solver: how the fits are computed.
 
     Raises:
-        InputError: the solver is unknown, or features are not finite.
+        InputError: features are not finite, or the solver's memory does not suffice.
     """
-    if solver not in SOLVERS:
-        raise unknown("solver", solver, SOLVERS)
-    classes, targets = np.unique(labels, return_inverse=True)
-    fitted, held_out = validation_split(len(labels))
-    sweep = _sweep_sklearn if solver == "sklearn" else partial(_sweep_path, device=device)
+    everything = train if val is None else train + val
+    if val is None:
+        fitted, held_out = validation_split(len(train.labels))
+        train, val = train.rows(fitted), train.rows(held_out)
+    fits = _Fits(solver, num_classes=int(everything.labels.max()) + 1)
     try:
-        predicted, converged = sweep(train[fitted], targets[fitted], train[held_out], WEIGHT_DECAYS, max_iterations)
-        scores = (predicted == targets[held_out]).mean(axis=1)
+        sweep = fits.sweep(train)
+        scores = np.array(
+            [metric(val.labels, sweep.logits(index, val.features)) for index in range(len(WEIGHT_DECAYS))]
+        )
         best = int(np.argmax(scores))  # the first, so the smallest decay
-        # the final fit has time to converge; along a few stronger decays it is there sooner
-        final = WEIGHT_DECAYS[best::4] if solver == "path" else WEIGHT_DECAYS[best : best + 1]
-        outcome, final_converged = sweep(train, targets, test, final, 10 * max_iterations)
+        final = fits.final(everything, best)
     except ValueError as error:
         raise InputError(str(error)) from error
-    return Fit(
-        WEIGHT_DECAYS[best], float(scores[best]), int((~converged).sum()), bool(final_converged[0]), classes[outcome[0]]
-    )
+    return Fit(WEIGHT_DECAYS[best], scores, sweep.certificate(), final.certificate(1), final.logits(0, test))
 
 
-def _sweep_path(
-    train: Features,
-    targets: Labels,
-    test: Features,
-    decays: Sequence[float],
-    max_iterations: int,
-    *,
-    device: torch.device | str,
-) -> tuple[Labels, npt.NDArray[np.bool_]]:
-    """Classes of the test examples under every decay, (P, M), and whether each fit converged, (P,)."""
-    present, found = np.unique(targets, return_inverse=True)  # a class may be missing in a fold
-    path = fit_path(train, found, decays, max_iterations=max_iterations, device=device)
-    logits = (path.logits(index, test)[:, 0] for index in range(len(decays)))
-    rows = [(x[:, 0] > 0).astype(np.int64) if x.shape[1] == 1 else x.argmax(axis=1) for x in logits]
-    return present[np.stack(rows)], path.converged[:, 0]
+def fit_one(train: Examples, val: Examples | None, test: Features, index: int, solver: Solver) -> Scores:
+    """Fit training and validation examples under one weight decay, and score the test's.
 
+    Args:
+        train: training examples.
+        val: validation examples, if any.
+        test: features, (M, D).
+        index: of the decay in `WEIGHT_DECAYS`.
+        solver: how the fit is computed; ``"sklearn"`` starts from zero.
 
-def _sweep_sklearn(
-    train: Features, targets: Labels, test: Features, decays: Sequence[float], max_iterations: int
-) -> tuple[Labels, npt.NDArray[np.bool_]]:
-    """The same by scikit-learn, in the reference's order: from the weakest decay on, each from where the last ended."""
-    model = LogisticRegression(
-        solver=SKLEARN_SOLVER, tol=SKLEARN_TOLERANCE / len(targets), max_iter=max_iterations, warm_start=True
-    )
-    rows, converged = [], []
-    for decay in decays:
-        converged.append(_fit(model, train, targets, decay))
-        rows.append(model.predict(test).astype(np.int64))
-    return np.stack(rows), np.array(converged)
+    Returns:
+        Logits, as `Fit` has them.
+    """
+    everything = train if val is None else train + val
+    return _Fits(solver, num_classes=int(everything.labels.max()) + 1).final(everything, index).logits(0, test)
 
 
 def validation_split(num_examples: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -136,20 +174,70 @@ def validation_split(num_examples: int) -> tuple[npt.NDArray[np.int64], npt.NDAr
     return order[num_held_out:], order[:num_held_out]
 
 
-def _fit(model: LogisticRegression, features: Features, labels: Labels, decay: float) -> bool:
-    """Fit in place; returns whether it converged."""
-    model.set_params(C=1 / decay)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model.fit(features, labels)
-    stopped = [warning for warning in caught if _says_not_converged(warning)]
-    for warning in caught:
-        # a line search that had to be repeated says nothing about the end; SciPy's category for it is private
-        if warning not in stopped and warning.category.__name__ != "LineSearchWarning":
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return not stopped
+@dataclass(frozen=True)
+class Classifiers:
+    """The fits of a path as classifiers.
+
+    Attributes:
+        path: the fits.
+        present: the classes that occurred, in order; None for binary problems, one per class.
+        num_classes: those that did not occur included.
+    """
+
+    path: DecayPath
+    present: Labels | None
+    num_classes: int
+
+    def logits(self, index: int, features: Features) -> Scores:
+        """Of every class under one decay, (M, C); -inf for a class that did not occur."""
+        outputs = self.path.logits(index, features)
+        if self.present is None:
+            return outputs[:, :, 0]
+        outputs = outputs[:, 0]
+        if outputs.shape[1] == 1:  # two classes: the logit of the second
+            outputs = np.concatenate([np.zeros_like(outputs), outputs], axis=1)
+        logits = np.full((len(features), self.num_classes), -np.inf, dtype=outputs.dtype)
+        logits[:, self.present] = outputs
+        return logits
+
+    def certificate(self, num: int | None = None) -> Certificate:
+        """Of the first fits, or of all."""
+        norms, unmet = self.path.gradient_norms[:num], ~self.path.converged[:num]
+        return Certificate(norms.max(axis=1), self.path.iterations[:num], unmet.sum(axis=1) == 0)
 
 
-def _says_not_converged(warning: warnings.WarningMessage) -> bool:
-    """Out of iterations, or no step left that improves."""
-    return issubclass(warning.category, ConvergenceWarning) or "Line Search failed" in str(warning.message)
+class _Fits:
+    """The fits of one selection, by one solver."""
+
+    def __init__(self, solver: Solver, num_classes: int):
+        self._solver, self._num_classes = solver, num_classes
+        self._reference = Reference(solver.max_iterations) if solver.name == "sklearn" else None
+
+    def sweep(self, examples: Examples) -> Classifiers:
+        """Under all decays."""
+        return self._fit(examples, WEIGHT_DECAYS, self._solver.max_iterations)
+
+    def final(self, examples: Examples, best: int) -> Classifiers:
+        """Under the best decay, which is the first of the fits."""
+        if self._reference:
+            return self._fit(examples, WEIGHT_DECAYS[best : best + 1], self._solver.max_iterations)
+        # along a few stronger decays it is there sooner, and it has time to converge
+        return self._fit(examples, WEIGHT_DECAYS[best::4], 10 * self._solver.max_iterations)
+
+    def _fit(self, examples: Examples, decays: tuple[float, ...], max_iterations: int) -> Classifiers:
+        present, targets = None, examples.labels
+        if targets.ndim == 1:
+            present, targets = np.unique(targets, return_inverse=True)  # a class may be missing in a fold
+        decays = tuple(self._solver.penalty * decay for decay in decays)
+        if self._reference:
+            path = self._reference.fit_path(examples.features, targets, decays)
+        else:
+            path = fit_path(
+                np.array(examples.features),
+                targets,
+                decays,
+                max_iterations=max_iterations,
+                memory=self._solver.memory,
+                device=self._solver.device,
+            )
+        return Classifiers(path, present, self._num_classes if present is not None else targets.shape[1])

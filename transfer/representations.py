@@ -1,19 +1,21 @@
 """What can be evaluated: a checkpoint's backbone, or a control in its place."""
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from converters.backbones import build_backbone
 from converters.checkpoint import Pixels, sha256
 from converters.errors import InputError
-from converters.images import LabelledImages
 from converters.reading import Request, read_checkpoint
-from transfer.features import Features, calibrate_batch_norm, extract_features, pixel_features
+from transfer.features import Images, calibrate_batch_norm
 
-_PIXEL_SIZE = 32  # side of the images whose pixels are the control: 3,072 dimensions
+_RAW = Pixels(32, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # 3,072 dimensions
+_USUAL_SIZE = 224
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class Representation:
         path: of the checkpoint file; None for a control.
         sha256: of that file.
         origin: how that file was read, in words.
-        features: of training and test images.
+        reading: as which network and with which images' normalisation a file was read; empty for a control.
+        size: side of its training views; None for a control, which has none.
+        backbone: for some training images and at some size (None: its own), the module and what it expects.
     """
 
     label: str
@@ -34,65 +38,59 @@ class Representation:
     path: Path | None
     sha256: str | None
     origin: str
-    features: Callable[[LabelledImages, LabelledImages], tuple[Features, Features]]
+    reading: str
+    size: int | None
+    backbone: Callable[[Images, int | None], tuple[nn.Module, Pixels]]
 
 
 def raw_pixels() -> Representation:
     """The control that needs no network: the images themselves, at low resolution."""
-
-    def features(train: LabelledImages, test: LabelledImages) -> tuple[Features, Features]:
-        return pixel_features(train.images, _PIXEL_SIZE), pixel_features(test.images, _PIXEL_SIZE)
-
-    return Representation(f"raw pixels, {_PIXEL_SIZE} x {_PIXEL_SIZE}", None, None, None, "", features)
+    label = f"raw pixels, {_RAW.size} x {_RAW.size}"
+    return Representation(label, None, None, None, "", "", None, lambda images, size: (nn.Flatten(), _RAW))
 
 
 def random_initialisation(arch: str, seed: int, device: torch.device) -> Representation:
-    """The control that was not trained, with batch-norm statistics of the training images, at their own size.
+    """The control that was not trained, with batch-norm statistics of the training images.
 
     Raises:
         InputError: the architecture is unknown.
     """
     torch.manual_seed(seed)
-    backbone = build_backbone(arch)
+    untouched = build_backbone(arch)
 
-    def features(train: LabelledImages, test: LabelledImages) -> tuple[Features, Features]:
-        pixels = Pixels(size=train.images.shape[-1])
-        calibrate_batch_norm(backbone, train.images, pixels, device)
-        return (
-            extract_features(backbone, train.images, pixels, device),
-            extract_features(backbone, test.images, pixels, device),
-        )
+    def backbone(images: Images, size: int | None) -> tuple[nn.Module, Pixels]:
+        own = images.shape[-1] if isinstance(images, Tensor) else _USUAL_SIZE
+        pixels, calibrated = Pixels(size or own), copy.deepcopy(untouched)
+        calibrate_batch_norm(calibrated, images, pixels, device)
+        return calibrated, pixels
 
-    return Representation(f"random initialisation, {arch}", seed, None, None, "", features)
+    return Representation(f"random initialisation, {arch}", seed, None, None, "", "", None, backbone)
 
 
-def trained(path: Path, request: Request, device: torch.device) -> Representation:
-    """The backbone of a checkpoint of any supported origin, at the size of its training views.
+def trained(path: Path, request: Request) -> Representation:
+    """The backbone of a checkpoint of any supported origin.
 
     Args:
         path: the file.
         request: as what to read it.
-        device: where to compute.
 
     Raises:
         InputError: the file is missing, damaged, of no supported form, or can be read in several ways.
     """
     read = read_checkpoint(path, request)
     checkpoint = read.checkpoint
-    backbone = build_backbone(checkpoint.arch)
-    backbone.load_state_dict(checkpoint.backbone)
+    module = build_backbone(checkpoint.arch)
+    module.load_state_dict(checkpoint.backbone)
 
-    def features(train: LabelledImages, test: LabelledImages) -> tuple[Features, Features]:
-        return (
-            extract_features(backbone, train.images, checkpoint.pixels, device),
-            extract_features(backbone, test.images, checkpoint.pixels, device),
-        )
+    def backbone(images: Images, size: int | None) -> tuple[nn.Module, Pixels]:
+        return module, replace(checkpoint.pixels, size=size or checkpoint.pixels.size)
 
     source = checkpoint.source
     known = [f"{source.epochs} epochs of {source.dataset}"] if source.dataset else [f"{source.branch} of {path.name}"]
     label = ", ".join([source.method, checkpoint.arch, *known])
     origin = "; ".join([f"{' or '.join(read.sources)}, {source.branch}, by {read.evidence}", *read.notes])
-    return Representation(label, source.seed, path, sha256(path), origin, features)
+    reading = f"{source.branch}, mean {checkpoint.pixels.mean}, std {checkpoint.pixels.std}"
+    return Representation(label, source.seed, path, sha256(path), origin, reading, checkpoint.pixels.size, backbone)
 
 
 def newest_checkpoint(runs: Path) -> Path:
@@ -108,3 +106,20 @@ def newest_checkpoint(runs: Path) -> Path:
     if not found:
         raise InputError(f"no pretraining run in {runs}/; start python pretrain/run.py first, or give --ckpt FILE")
     return found[-1]
+
+
+def check_size(representation: Representation, size: int | None) -> None:
+    """Refuse to show a backbone images of another size than it was trained on without being asked.
+
+    Args:
+        representation: to be evaluated.
+        size: of the protocol's images; None for the backbone's own.
+
+    Raises:
+        InputError: they differ.
+    """
+    if representation.size and size and representation.size != size:
+        raise InputError(
+            f"{representation.path}: trained on views of {representation.size} px, and the protocol shows {size} px; "
+            "use --protocol native, or a checkpoint of that size"
+        )

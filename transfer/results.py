@@ -17,7 +17,7 @@ class Result:
     """A measured number with all that is needed to compare it, or to refuse to.
 
     Attributes:
-        task: kind of evaluation: ``"linear"``, ``"knn"``.
+        task: kind of evaluation: ``"linear"``, ``"knn"``, ``"probe"``.
         dataset: e.g. ``"cifar10"``.
         split: e.g. ``"test"``.
         protocol: name of the procedure.
@@ -69,24 +69,33 @@ def append(results: Iterable[Result], path: Path) -> None:
         file.write(lines)
 
 
-def read(path: Path) -> list[Result]:
-    """Every result of a file, in the order of writing.
+def read(path: Path) -> tuple[list[Result], list[str]]:
+    """Every result of a file, in the order of writing, and one sentence for each line that is none.
+
+    A kill or a full disk can cut a line off; the others are as good as before.
 
     Raises:
-        InputError: the file is missing, or a line is not a result.
+        InputError: the file is missing, or no text.
     """
     if not path.is_file():
         raise InputError(f"results {path} not found; expected a results.jsonl written by transfer/linear.py")
-    return [_parse(path, number, line) for number, line in enumerate(path.read_text().splitlines(), start=1)]
-
-
-def _parse(path: Path, number: int, line: str) -> Result:
     try:
-        record = json.loads(line)
-        return Result(**{**record, "interval": tuple(record["interval"])})
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        expected = ", ".join(field.name for field in fields(Result))
-        raise InputError(f"{path}, line {number}: expected a result ({expected}), got {line[:80]!r}") from error
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no results.jsonl ({error}); choose another --output") from error
+    results, problems = [], []
+    for number, line in enumerate(lines, start=1):
+        try:
+            results.append(_parse(line))
+        except (json.JSONDecodeError, KeyError, TypeError):
+            expected = ", ".join(field.name for field in fields(Result))
+            problems.append(f"{path}, line {number}: expected a result ({expected}), got {line[:80]!r}")
+    return results, problems
+
+
+def _parse(line: str) -> Result:
+    record = json.loads(line)
+    return Result(**{**record, "interval": tuple(record["interval"])})
 
 
 def protocol_hash(settings: dict[str, Any]) -> str:

@@ -1,17 +1,20 @@
 """Labelled data sets to evaluate on: one file each, found by its file name.
 
-A file of a set that fits in memory holds ``KNN``, a tuple of `Neighbours`, and ``load(root)``, which returns the
-training and test splits as `LabelledImages`.
-
-A file of the linear-transfer benchmark (Ericsson et al. 2021, with CIFAR-10 in both) holds
+Each holds
 
     TITLE       the set's name, with the paper
     METRIC      one of `METRICS`
     SIZES       classes, training, validation (None: not given) and test images, as published
-    FOLDERS     where below the data root it may lie: the reference's layout first, then torchvision's
-    MARKER      a path that shows in which of these folders it lies
+    FOLDERS     where below the data root, or at an absolute path, it may lie; of the benchmark's sets the reference's
+                layout first, then torchvision's
+    MARKER      a path, or a pattern of paths, that shows in which of these folders it lies
     WHERE       where a user gets it
     splits      ``splits(root, *, check_sizes=True)``, which returns `Splits`
+
+and, where it has them,
+
+    KNN             the settings of k-NN that are always evaluated, a tuple of `Neighbours`
+    strict_splits   ``splits`` as the papers' text says, where the benchmark's code does something else
 
 To add a data set, add a file.
 """
@@ -23,12 +26,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from converters.errors import unknown
 from converters.plugins import plugins
 
 METRICS = ("accuracy", "mean_per_class", "map_11point")  # ssl-transfer, linear.py
 
 _BENCHMARK = ("aircraft", "caltech101", "cars", "cifar10", "dtd", "flowers", "food", "pets", "sun397", "voc2007")
+_SAMPLES = ("sample", "fashion_mnist", "digits")
 
 
 class Neighbours(NamedTuple):
@@ -83,34 +86,32 @@ class Splits:
 names, find = plugins(__name__, "data set")
 
 
-def in_memory() -> list[str]:
-    """The names of the sets that have ``KNN`` and ``load``."""
-    return [name for name in names() if hasattr(find(name), "load")]
-
-
 def benchmark() -> tuple[str, ...]:
     """The names of the linear-transfer benchmark's ten data sets, in the published order."""
     return _BENCHMARK
 
 
+def samples() -> tuple[str, ...]:
+    """The names of the small sets that stand in where none of the benchmark is there."""
+    return _SAMPLES
+
+
 def found(name: str, root: Path) -> bool:
-    """Whether a data set of the benchmark lies below the data root; whether it is complete, ``splits`` finds out.
+    """Whether a data set lies below the data root; whether it is complete, ``splits`` finds out.
 
     Args:
-        name: one of `benchmark`.
+        name: of the data set.
         root: the data root.
 
     Raises:
         InputError: the name is unknown.
     """
-    if name not in _BENCHMARK:
-        raise unknown("data set of the benchmark", name, _BENCHMARK)
     module = find(name)
     return first_folder(root, module.FOLDERS, module.MARKER) is not None
 
 
 def expected(name: str) -> Path:
-    """What to look for below the data root: the marker of a data set of the benchmark, in its preferred folder.
+    """What to look for below the data root: the marker of a data set, in its preferred folder.
 
     Raises:
         InputError: the name is unknown.
@@ -120,11 +121,11 @@ def expected(name: str) -> Path:
 
 
 def first_folder(root: Path, folders: Sequence[str], marker: str) -> Path | None:
-    """The first of some folders below the data root that holds a marker; None if none does.
+    """The first of some folders that holds a marker; None if none does.
 
     Args:
         root: the data root.
-        folders: paths below it, the preferred one first.
-        marker: path below each of them.
+        folders: paths below it, or absolute ones; the preferred one first.
+        marker: path below each of them, or a pattern of such.
     """
-    return next((root / folder for folder in folders if (root / folder / marker).exists()), None)
+    return next((root / folder for folder in folders if any((root / folder).glob(marker))), None)

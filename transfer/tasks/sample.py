@@ -2,19 +2,29 @@
 
 from pathlib import Path
 
-from converters.images import LabelledImages, load_images
-from transfer.tasks import Neighbours
+from converters.images import SAMPLE_ROOT
+from transfer.listings import from_memory, locate
+from transfer.tasks import Neighbours, Splits
+
+TITLE = "sample pictures (Openclipart 2015)"
+METRIC = "accuracy"
+SIZES = (10, 2_000, None, 500)
+FOLDERS = (".", str(SAMPLE_ROOT))
+MARKER = "index.csv"
+WHERE = "the folder configs/demo/pictures of a checkout; an installed package does not hold it"
 
 KNN = (Neighbours(20, None),)  # the setting of the baselines that the sample was made with; nothing is published on it
 
 
-def load(root: Path | None) -> tuple[LabelledImages, LabelledImages]:
-    """Training and test split.
+def splits(root: Path, *, check_sizes: bool = True) -> Splits:
+    """The split that was made with the sample.
 
     Args:
-        root: see `converters.images.load_images`.
+        root: the data root; the pictures of this checkout serve where it holds none.
+        check_sizes: False accepts an excerpt.
 
     Raises:
         InputError: the files are missing or damaged.
     """
-    return load_images("sample", "train", root), load_images("sample", "test", root)
+    folder = locate(TITLE, root, FOLDERS, MARKER, WHERE)
+    return from_memory(TITLE, "sample", folder, SIZES, check_sizes=check_sizes)

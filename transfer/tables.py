@@ -1,0 +1,142 @@
+"""What transfer/linear.py prints: the data sets that are there, the plan, and the numbers."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from transfer import tasks
+from transfer.cells import unconverged
+from transfer.evaluation import Evaluation
+from transfer.representations import Representation
+from transfer.results import Result
+from transfer.subjects import Task
+from transfer.verification import Comparison
+
+_METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "mean_per_class": "mean per class",
+    "map_11point": "11-point mAP",
+    "calibration_error": "calibration error",
+    "best_accuracy": "accuracy, best epoch",
+}
+
+
+def print_tasks(console: Console, root: Path) -> None:
+    """Which data sets lie below the data root, and where the others come from."""
+    others = [name for name in tasks.names() if name not in tasks.benchmark()]
+    missing: list[str] = []
+    for title, names in (
+        (f"linear-transfer benchmark (Ericsson et al. 2021), below {root}/", tasks.benchmark()),
+        ("other data sets", others),
+    ):
+        table = Table(title=title, title_justify="left")
+        for header in ("task", "classes", "train", "val", "test", "metric", ""):
+            table.add_column(header)
+        for name in names:
+            module = tasks.find(name)
+            sizes = ["a fifth of train" if size is None else str(size) for size in module.SIZES]
+            found = tasks.found(name, root)
+            table.add_row(name, *sizes, _METRIC_NAMES[module.METRIC], "found" if found else "not found")
+            if not found:
+                missing.append(f"{name}: expected {root / tasks.expected(name)} (source: {module.WHERE})")
+        console.print(table, soft_wrap=False)
+    console.print("\n".join(missing), markup=False)
+
+
+def print_plan(
+    console: Console,
+    plan: Sequence[tuple[Task, Sequence[Evaluation]]],
+    representations: Sequence[Representation],
+    results: Path,
+) -> None:
+    """What is going to be evaluated, how, and where the numbers go."""
+    for task, evaluations in plan:
+        splits = task.splits
+        val = "" if splits.val is None else f", {len(splits.val)} validation"
+        protocols = ", ".join(f"{each.protocol} ({each.protocol_hash})" for each in evaluations)
+        sizes = f"{len(splits.train)} training{val} and {len(splits.test)} test images"
+        console.print(f"{task.name}: {sizes}; {protocols}", markup=False)
+        for note in splits.notes:
+            console.print(f"  {note}", markup=False)
+    for representation in representations:
+        file = f": {representation.path}, sha256 {representation.sha256[:12]}" if representation.sha256 else ""
+        console.print(f"{representation.label}{file}", markup=False)
+        if representation.origin:
+            console.print(f"  read as {representation.origin}", markup=False)
+    console.print(f"to {results}", markup=False)
+
+
+def print_results(console: Console, plan: Sequence[Task], results: Sequence[Result]) -> None:
+    """A row for each number of each protocol, a column for each representation, and what there is to say about them.
+
+    Args:
+        console: to print on.
+        plan: the tasks, in order.
+        results: their numbers; a number that is missing leaves its cell empty.
+    """
+    table = Table(title="per cent of the test images [95 % interval]", title_justify="left", show_lines=True)
+    table.add_column("", overflow="fold")
+    table.add_column("most frequent class", justify="right")
+    labels = list(dict.fromkeys(_column(result) for result in results))
+    for label in labels:
+        table.add_column(label, overflow="fold", justify="right")
+    for task in plan:
+        own = [result for result in results if result.dataset == task.name]
+        for row in dict.fromkeys(_row(result) for result in own):
+            cells = {_column(result): _cell(result) for result in own if _row(result) == row}
+            table.add_row(_row_title(row), _chance(task, row[-1]), *(cells.get(label, "") for label in labels))
+    console.print(table, soft_wrap=False)
+    for result in results:
+        if result.task == "linear" and result.metric != "calibration_error" and (what := unconverged(result)):
+            console.print(f"Not converged for {result.representation} on {result.dataset}: {what}.", markup=False)
+    if any(task.name in tasks.samples() for task in plan):
+        console.print("The sample tasks say that the pipeline works; they say nothing about any other data.")
+
+
+def print_comparisons(console: Console, name: str, comparisons: Iterable[Comparison]) -> None:
+    """Our weight decays beside those that were published for a checkpoint, with the scores under both.
+
+    Args:
+        console: to print on.
+        name: of the checkpoint in the published table.
+        comparisons: one for each task.
+    """
+    table = Table(
+        title=f"weight decays, ours and the published ones of {name}; scores in per cent", title_justify="left"
+    )
+    for header in ("task", "ours", "published", "validation at ours", "at published", "test at ours", "at published"):
+        table.add_column(header, justify="left" if header == "task" else "right")
+    for each in comparisons:
+        scores = (f"{100 * score:.1f}" for score in (*each.validation, *each.test))
+        table.add_row(each.task, f"{each.ours:.3g}", f"{each.published:.3g}", *scores)
+    console.print(table, soft_wrap=False)
+    console.print("The curves are flat: another decay is no mistake, a test score that differs much is one.")
+
+
+def _column(result: Result) -> str:
+    return result.representation if result.seed is None else f"{result.representation}, seed {result.seed}"
+
+
+def _row(result: Result) -> tuple[str, str, str, str, str]:
+    return result.dataset, result.task, result.protocol, result.protocol_hash, result.metric
+
+
+def _row_title(row: tuple[str, str, str, str, str]) -> str:
+    dataset, task, protocol, _, metric = row
+    return f"{dataset}: {task}, {_METRIC_NAMES[metric]}\n{protocol}"
+
+
+def _chance(task: Task, metric: str) -> str:
+    """What always naming the most frequent class scores."""
+    labels = task.splits.test.labels.numpy()
+    if metric == "accuracy":
+        return f"{100 * np.bincount(labels).max() / len(labels):.1f}"
+    return f"{100 / len(task.splits.classes):.1f}" if metric == "mean_per_class" else ""
+
+
+def _cell(result: Result) -> str:
+    low, high = result.interval
+    return f"{100 * result.value:.1f}\n[{100 * low:.1f}, {100 * high:.1f}]"
