@@ -13,7 +13,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Norma
 
 from converters.checkpoint import Pixels
 from converters.errors import InputError
-from transfer.preprocessing import load_file, name_of, normalise, prepared, resize_and_crop
+from transfer.preprocessing import name_of, normalise, open_image, prepared, resize_and_crop
 
 CPU = torch.device("cpu")
 SIZES = [(64, 64), (67, 40), (41, 90), (31, 33), (500, 33), (33, 500), (20, 9), (1, 7), (7, 1), (65, 64), (64, 65)]
@@ -37,7 +37,7 @@ def published(path: Path, size: int) -> Tensor:
 
 
 def loaded(path: Path, size: int) -> Tensor:
-    return torch.from_numpy(load_file(path, size).copy())
+    return torch.from_numpy(resize_and_crop(open_image(path), size).copy())
 
 
 def save(kind: str, folder: Path) -> Path:

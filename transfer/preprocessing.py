@@ -26,26 +26,26 @@ Groups = Sequence[Sequence[int]]
 _AHEAD = 2  # batches that are being decoded while one is computed
 
 
-def load_file(path: Path, size: int) -> Array:
-    """Decode an image file, and resize and crop it as published; see `resize_and_crop`.
+def open_image(path: Path) -> Image.Image:
+    """Decode an image file as RGB.
 
+    An orientation tag is ignored, as by the published code, and so is transparency: what counts is the colour below it.
     A JPEG is decoded at its full size: at a reduced one, libjpeg averages blocks of pixels before the bicubic filter
-    sees them, which is another transform. An orientation tag is ignored, as by the published code, and so is
-    transparency: what counts is the colour below it.
+    sees them, which is another transform.
 
     Args:
         path: of the file.
-        size: of the result.
-
-    Returns:
-        uint8 (size, size, 3), RGB.
 
     Raises:
         InputError: the file cannot be read or decoded, or has more than 8 bits per channel.
     """
     try:
         with Image.open(path) as image:
-            return resize_and_crop(_as_rgb(image), size)
+            if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+                raise ValueError(f"expected 8 bits per channel, got mode {image.mode}")  # Pillow would clip at 255
+            # the same colours as at once, without Pillow's warning
+            has_transparent_index = image.mode == "P" and "transparency" in image.info
+            return (image.convert("RGBA") if has_transparent_index else image).convert("RGB")
     except Exception as error:  # a damaged file can raise anything
         raise InputError(f"cannot decode the image {path} ({error}); put the original file in its place") from error
 
@@ -81,7 +81,7 @@ def prepared(images: Images, groups: Groups, size: int, workers: int | None = No
         images: from which the groups are taken.
         groups: indices of the images of each batch.
         size: of the result.
-        workers: threads; None for one per core, 0 to decode only when a batch is asked for.
+        workers: threads; None for one per core of this process's share, 0 to decode only when a batch is asked for.
 
     Yields:
         An iterator over, for each group, uint8 (B, size, size, 3), RGB; it raises `InputError` where an image cannot be
@@ -89,7 +89,7 @@ def prepared(images: Images, groups: Groups, size: int, workers: int | None = No
     """
     Image.init()  # threads that find Pillow's formats half loaded would not know theirs
     prepare = partial(_prepare, images if isinstance(images, tuple) else images.numpy(), size)
-    workers = _num_cores() if workers is None else workers
+    workers = num_workers() if workers is None else workers
     if not workers:
         yield (_stack([prepare(index) for index in group]) for group in groups)
         return
@@ -135,7 +135,7 @@ def name_of(images: Images, index: int) -> str:
 
 def _prepare(images: tuple[Path, ...] | Array, size: int, index: int) -> Array:
     if isinstance(images, tuple):
-        return load_file(images[index], size)
+        return resize_and_crop(open_image(images[index]), size)
     image = np.ascontiguousarray(images[index].transpose(1, 2, 0))
     return image if image.shape[:2] == (size, size) else resize_and_crop(Image.fromarray(image), size)
 
@@ -144,13 +144,7 @@ def _stack(images: Sequence[Array]) -> Tensor:
     return torch.from_numpy(np.stack(images))
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        raise ValueError(f"expected 8 bits per channel, got mode {image.mode}")  # Pillow would clip at 255
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the same colours, without Pillow's warning
-    return image.convert("RGB")
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def num_workers() -> int:
+    """This process's share of the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # processes that torchrun started here

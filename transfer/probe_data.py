@@ -6,9 +6,9 @@ in a resumed run.
 
 import math
 import os
-import struct
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
@@ -23,14 +23,12 @@ from converters.distributed import Ranks
 from converters.errors import InputError
 from converters.randomness import position_seed
 from transfer.features import Features
-from transfer.preprocessing import Images, normalise
+from transfer.preprocessing import Images, normalise, num_workers, open_image
 from transfer.probe_config import ProbeConfig
 from transfer.tasks import Splits
 
 _CHUNK = 16  # images that a worker hands over at a time: some megabytes, while a whole batch may be hundreds
 _TEST_BATCH = 256  # simsiam, main_lincls.py
-
-_UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # PIL's
 
 _Key = tuple[int, list[int]]  # epoch, indices of images
 
@@ -161,7 +159,7 @@ def image_sources(
         workers: processes that decode; None for this process's share of the cores.
     """
     size = config.size or pixels.size
-    options = {"workers": _available_workers() if workers is None else workers, "seed": config.seed}
+    options = {"workers": num_workers() if workers is None else workers, "seed": config.seed}
     part_size = math.ceil(config.batch_size / (ranks.world_size * config.accumulate))
     return (
         BackboneFeatures(
@@ -193,11 +191,6 @@ def gather_features(source: FeatureSource, indices: Tensor) -> Tensor:
         indices: of the images, (n,).
     """
     return torch.cat(list(source.parts(0, torch.split(indices, _TEST_BATCH))))
-
-
-def _available_workers() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class _Keys(Sampler[_Key]):
@@ -241,9 +234,4 @@ class _Pictures(Dataset[Tensor | InputError]):
         if self._images is not None:
             return self._images[index]
         assert self._paths is not None
-        path = os.fsdecode(self._paths[index])
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except _UNDECODABLE as error:
-            raise InputError(f"cannot decode the image {path} ({error}); put the original file in its place") from error
+        return open_image(Path(os.fsdecode(self._paths[index])))

@@ -19,7 +19,6 @@ _METRIC_NAMES = {
     "accuracy": "accuracy",
     "mean_per_class": "mean per class",
     "map_11point": "11-point mAP",
-    "calibration_error": "calibration error",
     "best_accuracy": "accuracy, best epoch",
 }
 
@@ -77,16 +76,25 @@ def print_results(console: Console, plan: Sequence[Task], results: Sequence[Resu
         plan: the tasks, in order.
         results: their numbers; a number that is missing leaves its cell empty.
     """
-    table = Table(title="per cent of the test images [95 % interval]", title_justify="left", show_lines=True)
+    table = Table(
+        title="per cent of the test images [95 % interval], ECE: expected calibration error",
+        title_justify="left",
+        show_lines=True,
+    )
     table.add_column("", overflow="fold")
     table.add_column("most frequent class", justify="right")
     labels = list(dict.fromkeys(_column(result) for result in results))
     for label in labels:
         table.add_column(label, overflow="fold", justify="right")
+    calibration = {(r.dataset, r.protocol, _column(r)): r for r in results if r.metric == "calibration_error"}
     for task in plan:
-        own = [result for result in results if result.dataset == task.name]
+        own = [result for result in results if result.dataset == task.name and result.metric != "calibration_error"]
         for row in dict.fromkeys(_row(result) for result in own):
-            cells = {_column(result): _cell(result) for result in own if _row(result) == row}
+            cells = {
+                _column(result): _cell(result, calibration.get((result.dataset, result.protocol, _column(result))))
+                for result in own
+                if _row(result) == row
+            }
             table.add_row(_row_title(row), _chance(task, row[-1]), *(cells.get(label, "") for label in labels))
     console.print(table, soft_wrap=False)
     for result in results:
@@ -137,6 +145,7 @@ def _chance(task: Task, metric: str) -> str:
     return f"{100 / len(task.splits.classes):.1f}" if metric == "mean_per_class" else ""
 
 
-def _cell(result: Result) -> str:
+def _cell(result: Result, calibration: Result | None) -> str:
     low, high = result.interval
-    return f"{100 * result.value:.1f}\n[{100 * low:.1f}, {100 * high:.1f}]"
+    beside = f"\nECE {100 * calibration.value:.1f}" if calibration else ""
+    return f"{100 * result.value:.1f}\n[{100 * low:.1f}, {100 * high:.1f}]{beside}"
