@@ -174,15 +174,16 @@ def needed_memory(size: Size, group: int, num_pairs: int) -> int:
     """Bytes that a path allocates beside the features, at most.
 
     With N examples, D features, K outputs, R leading directions (64), G problems in a group and M pairs, in numbers of
-    the features' precision: one copy of the features, N (D + 1); what finds the directions, 4 R (N + D); what is
-    returned, decays x Q K (D + 1); and for every problem of a group K N for each of 9 arrays of logits, 4 N of 8 bytes
-    for its targets, K (D + 1) for each of 2 M + 40 weights, and M^2 of 40 bytes.
+    the features' precision: one copy of the features, N (D + 1), and of 1,024 rows; what finds the directions,
+    4 R (N + D); what is returned, decays x Q K (D + 1); and for every problem of a group K N for each of 9 arrays of
+    logits, 4 N of 8 bytes for its targets, K (D + 1) for each of 2 M + 40 weights, and M^2 of 40 bytes. Besides, 8 MB
+    for what the libraries keep.
     """
     num, dim = size.num_examples, size.dim + 1
-    shared = num * dim + 4 * (NUM_DIRECTIONS + 2) * (num + dim)
+    shared = (num + _ROWS) * dim + 4 * (NUM_DIRECTIONS + 2) * (num + dim)
     shared += size.num_decays * size.num_problems * size.num_outputs * dim
     each = size.num_outputs * (9 * num + (2 * num_pairs + 40) * dim)
-    return (shared + group * each) * size.itemsize + group * (32 * num + 40 * num_pairs**2)
+    return (shared + group * each) * size.itemsize + group * (32 * num + 40 * num_pairs**2) + 8_000_000
 
 
 def _split(size: Size, memory: int | None) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_CHUNK = 8  # pairs that are preconditioned at once: keeps the memory small
+_CHUNK = 4  # pairs that are preconditioned at once: keeps the memory small
 
 
 class InverseHessian:

@@ -233,7 +233,7 @@ class _Fits:
             path = self._reference.fit_path(examples.features, targets, decays)
         else:
             path = fit_path(
-                np.array(examples.features),
+                examples.features,
                 targets,
                 decays,
                 max_iterations=max_iterations,
