@@ -469,6 +469,15 @@ def test_killed_and_resumed_probe_ends_bit_for_bit_like_the_unbroken_one(tmp_pat
     assert len((broken / "metrics.jsonl").read_text().splitlines()) == 4
 
 
+def test_probe_that_ran_out_of_memory_goes_on_with_more_parts(tmp_path: Path) -> None:
+    unbroken = probe(tmp_path / "unbroken")
+    with pytest.raises(KeyboardInterrupt):
+        probe(tmp_path / "broken", backbone=Backbone(6))
+    resumed = probe(tmp_path / "broken", config=replace(CONFIG, accumulate=2), resume=True)
+    assert len(resumed.loss) == len(unbroken.loss)
+    assert resumed.loss == pytest.approx(unbroken.loss, rel=1e-4)
+
+
 def test_finished_probe_is_returned_at_once(tmp_path: Path) -> None:
     first = probe(tmp_path)
     again = probe(tmp_path, backbone=Backbone(0), resume=True)
@@ -479,7 +488,7 @@ def test_finished_probe_is_returned_at_once(tmp_path: Path) -> None:
 def test_folder_with_a_probe_is_not_overwritten(tmp_path: Path) -> None:
     probe(tmp_path)
     before = (tmp_path / "state.pt").read_bytes()
-    with pytest.raises(InputError, match=f"{tmp_path} holds a probe; add --resume to continue it, or change --output"):
+    with pytest.raises(InputError, match=f"{tmp_path} holds a probe already; resume it, or choose another folder"):
         probe(tmp_path)
     assert (tmp_path / "state.pt").read_bytes() == before
 

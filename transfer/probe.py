@@ -71,7 +71,7 @@ def train_probe(
     """Train the layer on the training split and test it after every epoch on the test split.
 
     With several processes each call does its share, and all return the same. A run that is killed and resumed ends bit
-    for bit like an unbroken one with as many processes; with another number, equal to rounding.
+    for bit like an unbroken one with as many processes and parts of a batch; with another number, equal to rounding.
 
     Args:
         backbone: images (B, 3, H, W) to features (B, D); moved to the device, in channels-last format and evaluation
@@ -93,8 +93,11 @@ def train_probe(
     _check_data(splits, config, features)
     backbone = backbone.to(ranks.device).to(memory_format=torch.channels_last).eval()
     before = fingerprint(backbone)
+    protocol = as_dict(config)
+    # how a batch is divided changes the rounding and no more: who runs out of memory may go on with more parts
+    del protocol["accumulate"]
     identity = {
-        **as_dict(config),
+        **protocol,
         "pixels": asdict(pixels),
         "backbone": before,
         "data": _data_digest(splits, features),

@@ -113,7 +113,7 @@ class ProbeFolder:
     def _refusal(self, resume: bool) -> str | None:
         """Why this probe cannot begin or go on here."""
         if self.state.is_file() and not resume:
-            return f"{self._path} holds a probe; add --resume to continue it, or change --output"
+            return f"{self._path} holds a probe already; resume it, or choose another folder"
         try:
             self._path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
