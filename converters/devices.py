@@ -25,6 +25,11 @@ def find_device(name: str | None) -> torch.device:
     return device
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory could not be had, in the words of Python, NumPy, or torch on any device."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can still be allocated on a device; None where the system does not say.
 

@@ -18,7 +18,8 @@ from converters.backbones import build_backbone
 from converters.checkpoint import Checkpoint, Pixels, Source, load, save, sha256
 from tests import twins
 from tests.test_transfer_tasks_twins import SIZES as TWIN_SIZES
-from transfer import tasks
+from transfer import logistic, tasks
+from transfer.decay_path import fit_path
 from transfer.linear import main
 from transfer.results import Result, read
 from transfer.tasks import Split, Splits, fashion_mnist, sample
@@ -293,6 +294,46 @@ def test_line_that_a_kill_has_cut_off_is_named_and_its_cell_computed_again(
     assert [result.task for result in results] == ["linear", "linear", "knn"]
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "calibration_error"])
+def test_cell_that_lacks_one_of_its_numbers_is_computed_again(run: Run, metric: str) -> None:
+    assert run("--pixels") == 0
+    path = Path("runs/linear/results.jsonl")
+    first = _results()
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if f'"metric": "{metric}"' not in line or '"knn"' in line))
+    assert run("--pixels") == 0
+    assert [(result.task, result.metric) for result in _results()[-2:]] == [
+        ("linear", "accuracy"),
+        ("linear", "calibration_error"),
+    ]
+    assert _timeless(_results()[-2:]) == _timeless(first[:2])
+
+
+@pytest.mark.usefixtures("twin_sizes")
+def test_other_image_of_the_same_name_is_other_data(run: Run, tmp_path: Path) -> None:
+    twins.write("dtd", tmp_path / "data", "reference")
+    assert run("--dataset", "dtd", "--pixels") == 0
+    images = sorted((tmp_path / "data" / "DTD" / "images" / "banded").iterdir())
+    images[0].write_bytes(images[1].read_bytes())
+    assert run("--dataset", "dtd", "--pixels") == 0
+    assert len({result.details["data"] for result in _results()}) == 2
+
+
+def test_checkpoints_that_are_called_the_same_have_columns_of_their_own(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [_save(tmp_path / name / "checkpoint.safetensors") for name in ("one", "other")]
+    checkpoint = load(paths[1])
+    save(
+        replace(checkpoint, backbone={name: 1.5 * x if x.ndim == 4 else x for name, x in checkpoint.backbone.items()}),
+        paths[1],
+    )
+    assert run("--ckpt", *map(str, paths)) == 0
+    table = capsys.readouterr().out.partition("per cent of the test images")[2]
+    for path in paths:
+        assert f"seed 0, {sha256(path)[:8]}" in table
+
+
 # --- the benchmark ---
 
 
@@ -319,6 +360,15 @@ def test_all_ten_by_both_protocols(
     table = capsys.readouterr().out
     assert "11-point mAP" in table
     assert "mean per class" in table
+
+
+def test_folder_that_was_named_and_holds_none_of_the_ten_is_no_success(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fashion_mnist, "FOLDERS", ("nowhere",))
+    assert run("--all", "--pixels", "--data-root", "dtaa") == 2
+    assert "error: 10 of the 10 data sets have no number, since they are not below dtaa" in capsys.readouterr().err
+    assert {result.dataset for result in _results()} == {"sample", "digits"}
 
 
 @pytest.mark.usefixtures("twin_sizes")
@@ -365,6 +415,48 @@ def test_broken_image_is_named_and_the_other_sets_keep_their_numbers(
     assert {result.dataset for result in _results()} == {"dtd", "pets"}
 
 
+@pytest.mark.usefixtures("twin_sizes")
+def test_incomplete_set_is_named_and_the_others_get_their_numbers(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("dtd", "pets"):
+        twins.write(name, tmp_path / "data", "reference")
+    sorted((tmp_path / "data" / "Pets" / "images").iterdir())[0].unlink()
+    assert run("--dataset", "pets", "dtd", "--pixels") == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: pets: Oxford-IIIT Pets (Parkhi et al. 2012): expected every listed image, got no ")
+    assert errors.count("\n") == 1
+    assert {result.dataset for result in _results()} == {"dtd"}
+
+
+@pytest.mark.usefixtures("twin_sizes")
+def test_neighbours_leave_out_the_set_of_several_labels(
+    run: Run, twin_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--all", "--data-root", str(twin_root), "--pixels", "--knn", "3") == 0
+    assert "several classes per image: no k-NN" in capsys.readouterr().out
+    measured = {result.dataset for result in _results() if result.task == "knn"}
+    assert measured == set(tasks.benchmark()) - {"voc2007"}
+
+
+def test_memory_that_runs_out_is_one_line_and_the_other_cells_get_their_numbers(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real allocation that no machine can serve, in place of the fits of one task."""
+
+    def run_out(*arguments: object, **options: object) -> None:
+        if len(arguments[0]) == NUM_TRAIN - NUM_TRAIN // 5:  # type: ignore[arg-type]
+            torch.empty(2**60, dtype=torch.uint8)
+        return fit_path(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(logistic, "fit_path", run_out)
+    assert run("--pixels", "--dataset", "sample", "digits") == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: sample, raw pixels, 32 x 32: not enough memory (")
+    assert errors.count("\n") == 1
+    assert "linear" in {result.task for result in _results() if result.dataset == "digits"}
+
+
 def test_killed_run_goes_on_where_it_stopped(twin_root: Path, tmp_path: Path) -> None:
     """Killed once a cell is there; every line that was written stays, and the numbers are those of an unbroken run."""
     program = (
@@ -394,12 +486,16 @@ def test_killed_run_goes_on_where_it_stopped(twin_root: Path, tmp_path: Path) ->
     assert _timeless(broken) == _timeless(whole)
 
 
+def _two_processes(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, str(COMMAND), *arguments, "--workers", "0", "--device", "cpu"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+
+
 def test_two_processes_give_the_numbers_of_one(run: Run, tmp_path: Path) -> None:
     assert run("--ckpt", str(_save(tmp_path / "a.safetensors", size=8)), "--dataset", "digits") == 0
-    arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(COMMAND)]
-    arguments += ["--ckpt", "a.safetensors", "--dataset", "digits", "--workers", "0", "--device", "cpu"]
-    arguments += ["--output", "two", "--features", "two/features"]
-    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+    output = ("--output", "two", "--features", "two/features")
+    done = _two_processes(tmp_path, "--ckpt", "a.safetensors", "--dataset", "digits", *output)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("per cent of the test images") == 1
     for one, two in zip(_results(), _results("two"), strict=True):
@@ -442,12 +538,13 @@ def test_chosen_decays_are_compared_with_the_published_ones(
 ) -> None:
     checkpoint = _save(tmp_path / "a.safetensors", size=224)
     arguments = ("--dataset", "dtd", "pets", "--data-root", str(twin_root), "--ckpt", str(checkpoint))
-    assert run(*arguments, "--verify", "byol") == 0
+    assert run(*arguments, "--knn", "3", "--solver", "sklearn") == 0
+    assert run(*arguments, "--knn", "3", "--verify", "byol") == 0  # the k-NN is there already, and is no weight decay
     printed = capsys.readouterr().out
     table = printed[printed.index("weight decays, ours and the published ones of byol") :]
     row = next(line for line in table.splitlines() if "pets" in line)
     assert "0.562" in row  # C = 10^(1/4)
-    ours = next(result for result in _results() if result.dataset == "pets" and result.metric == "mean_per_class")
+    ours = next(result for result in _results() if (result.dataset, result.protocol) == ("pets", "ericsson-path"))
     assert f"{ours.details['weight_decay']:.3g}" in row
 
 

@@ -81,7 +81,7 @@ def test_recall_zero_is_what_the_protocols_differ_in() -> None:
     labels, scores = np.array([[0], [0], [0], [1]]), np.array([[0.9], [0.8], [0.7], [0.1]])
     ranking = rank(labels, scores)
     assert mean_average_precision(ranking) == pytest.approx(1 / 4)
-    assert mean_average_precision(ranking, recall_zero=True) == pytest.approx((1 + 10 / 4) / 11)
+    assert mean_average_precision(ranking, reference_curve=True) == pytest.approx((1 + 10 / 4) / 11)
 
 
 def test_examples_of_equal_score_are_shown_together() -> None:
@@ -107,8 +107,8 @@ def test_average_precision_equals_the_reference_on_the_curve_of_scikit_learn() -
     expected = []
     for column in range(6):
         precision, recall, _ = precision_recall_curve(labels[:, column], scores[:, column])
-        expected.append(np.mean([precision[recall >= level].max() for level in np.arange(11) / 10]))
-    assert mean_average_precision(rank(labels, scores), recall_zero=True) == pytest.approx(np.mean(expected))
+        expected.append(np.mean([precision[recall >= level].max() for level in np.linspace(0, 1, 11)]))
+    assert mean_average_precision(rank(labels, scores), reference_curve=True) == pytest.approx(np.mean(expected))
 
 
 def test_average_precision_is_a_matter_of_order_alone() -> None:

@@ -53,7 +53,7 @@ def test_each_number_is_one_line_of_json(tmp_path: Path) -> None:
     assert [json.loads(line)["value"] for line in lines] == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("line", ['{"task": "linear"}', "[1, 2]", '{"task": "lin', ""])
+@pytest.mark.parametrize("line", ['{"task": "linear"}', "[1, 2]", '{"task": "lin', "", '{"details": null}'])
 def test_line_that_is_no_result_is_named_and_the_others_are_read(tmp_path: Path, line: str) -> None:
     path = tmp_path / "results.jsonl"
     append([RESULT], path)

@@ -67,7 +67,7 @@ def subject(tmp_path: Path) -> Subject:
         grey = 80 * labels[:, None, None, None] + 120 * torch.rand(num, 1, 4, 4, generator=draw) - 20
         return Split(grey.clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1), labels)
 
-    task = Task("dtd", "accuracy", Splits(("a", "b", "c"), split(60), split(60), split(60)), "data")
+    task = Task("dtd", "accuracy", Splits(("a", "b", "c"), split(60), split(60), split(60)))
     pixels = Pixels(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     raw = Representation("raw", None, None, None, "", "", None, lambda images, size: (nn.Flatten(), pixels))
     return Subject(task, raw, None, Ranks(0, 1, torch.device("cpu")), tmp_path / "features", workers=0)

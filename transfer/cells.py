@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from converters import __version__
 from converters.checkpoint import atomic_write
 from converters.errors import InputError
 from transfer.evaluation import Evaluation, Outcome
@@ -19,7 +18,7 @@ from transfer.subjects import Subject
 
 
 def finished(results: Iterable[Result], subject: Subject, evaluation: Evaluation, output: Path) -> list[Result]:
-    """The results of a cell that were recorded already; none if it, or its predictions, are missing.
+    """The results of a cell that were recorded already; none if one of them, or the predictions, are missing.
 
     A cell is the same if checkpoint, reading, data, protocol and this project's version are.
 
@@ -30,12 +29,9 @@ def finished(results: Iterable[Result], subject: Subject, evaluation: Evaluation
         output: folder of the results.
     """
     key = subject.cell(evaluation.protocol_hash)
-    same = {
-        result.metric: result
-        for result in results
-        if result.details.get("cell") == key and result.versions.get("gsg-transfer") == __version__
-    }
-    return list(same.values()) if _predictions(output, subject, key).is_file() else []
+    same = {result.metric: result for result in results if result.details.get("cell") == key}
+    is_whole = all(set(result.details.get("metrics", ())) == same.keys() for result in same.values())
+    return list(same.values()) if is_whole and _predictions(output, subject, key).is_file() else []
 
 
 def _predictions(output: Path, subject: Subject, key: str) -> Path:
@@ -50,7 +46,7 @@ def record(subject: Subject, evaluation: Evaluation, outcome: Outcome, output: P
         evaluation: how.
         outcome: of the evaluation.
         output: folder of the results.
-        seconds: that it took, features included.
+        seconds: that it took, features included, where the outcome does not say.
 
     Raises:
         InputError: the folder cannot be written.
@@ -77,12 +73,14 @@ def record(subject: Subject, evaluation: Evaluation, outcome: Outcome, output: P
             seed=representation.seed,
             details={
                 "cell": key,
+                "metrics": list(outcome.numbers),
+                "settings": evaluation.settings,
                 "data": task.data,
                 "predictions": str(path.relative_to(output)),
                 **({"reading": representation.reading} if representation.reading else {}),
                 **outcome.details,
             },
-            seconds=round(seconds, 2),
+            seconds=round(seconds if outcome.seconds is None else outcome.seconds, 2),
             versions=current_versions(),
         )
         for metric, number in outcome.numbers.items()

@@ -34,11 +34,13 @@ class Outcome:
         numbers: by the name of the metric.
         details: what it found on its way.
         predictions: arrays with an entry for every test example.
+        seconds: that it took over several starts; None if there was one.
     """
 
     numbers: dict[str, Number]
     details: dict[str, Any]
     predictions: dict[str, npt.NDArray[Any]]
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def metric_of(task: Task, protocol: Protocol) -> Callable[[Labels, Scores], Numb
     """The task's metric of labels and logits, (N, C)."""
     if task.metric == "map_11point":
         return lambda labels, logits: partial(
-            metrics.mean_average_precision, metrics.rank(labels, logits), recall_zero=protocol.recall_zero
+            metrics.mean_average_precision, metrics.rank(labels, logits), reference_curve=protocol.reference_curve
         )
     return lambda labels, logits: partial(_CLASS_METRICS[task.metric], labels, logits.argmax(axis=1))
 
@@ -195,6 +197,5 @@ def _run_probe(config: ProbeConfig, folder: Path, protocol: str, subject: Subjec
     }
     details = {"best_epoch": outcome.best_epoch, "accuracy": outcome.accuracy, "loss": outcome.loss}
     confidence = outcome.last.confidence.numpy()
-    return Outcome(
-        numbers, details, {"labels": labels, "predicted": last, "confidence": confidence, "best_predicted": best}
-    )
+    predictions = {"labels": labels, "predicted": last, "confidence": confidence, "best_predicted": best}
+    return Outcome(numbers, details, predictions, outcome.seconds)

@@ -97,7 +97,7 @@ def calibrate_batch_norm(
     drawn = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:_CALIBRATION_IMAGES].sort().values
     # batches of nearly equal size, since the average gives each the same weight
     groups = [group.tolist() for group in drawn.tensor_split(math.ceil(len(drawn) / _CALIBRATION_BATCH))]
-    with prepared(images, groups, pixels.size, workers) as batches, full_precision():
+    with prepared(images, groups, pixels.size, workers) as batches, full_precision(deterministic=True):
         for batch in batches:
             backbone(normalise(batch, pixels, device))
     backbone.eval()
@@ -106,7 +106,7 @@ def calibrate_batch_norm(
 def _locate(backbone: nn.Module, images: Images, pixels: Pixels, folder: Path) -> Path:
     """Where the features are, or will be; a damaged file there is removed."""
     digest = hashlib.sha256(f"{_FORMAT} {fingerprint(backbone)} {asdict(pixels)} {len(images)} ".encode())
-    for part in _identity(images):
+    for part in identify(images, times=True):
         digest.update(part)
     path = folder / f"{digest.hexdigest()}.npy"
     try:
@@ -122,8 +122,16 @@ def _locate(backbone: nn.Module, images: Images, pixels: Pixels, folder: Path) -
     return path
 
 
-def _identity(images: Images) -> Iterator[bytes]:
-    """What tells these images from all others, piece by piece."""
+def identify(images: Images, *, times: bool) -> Iterator[bytes]:
+    """What tells these images from others, piece by piece: in memory their content, of files name and size.
+
+    Args:
+        images: in memory, or files.
+        times: also when each file was changed last, which a copy of a data set does not share with it.
+
+    Raises:
+        InputError: a file is missing.
+    """
     if isinstance(images, Tensor):
         yield f"{tuple(images.shape)} ".encode()
         yield from (part.contiguous().numpy().tobytes() for part in torch.split(images, 1024))
@@ -135,7 +143,8 @@ def _identity(images: Images) -> Iterator[bytes]:
             status = os.stat(name)  # noqa: PTH116
         except OSError as error:
             raise InputError(f"cannot read the image {name}: {error.strerror}; put it in its place") from error
-        yield f"{name[len(common) :]}\0{status.st_size} {status.st_mtime_ns}\0".encode(errors="surrogateescape")
+        changed = f" {status.st_mtime_ns}" if times else ""
+        yield f"{name[len(common) :]}\0{status.st_size}{changed}\0".encode(errors="surrogateescape")
 
 
 def _is_whole(path: Path, num_images: int) -> bool:

@@ -124,12 +124,18 @@ def _plain_features(backbone: nn.Module, images: Tensor) -> Tensor:
 
 
 @contextmanager
-def full_precision() -> Iterator[None]:
-    """No TensorFloat-32, which keeps 10 bits of a product's factors and is cuDNN's default in convolutions."""
+def full_precision(*, deterministic: bool = False) -> Iterator[None]:
+    """No TensorFloat-32, which keeps 10 bits of a product's factors and is cuDNN's default in convolutions.
+
+    Args:
+        deterministic: the same bits in every call and process, instead of the fastest algorithm.
+    """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=not deterministic, deterministic=deterministic, allow_tf32=False
+        ):
             yield
     finally:
         torch.set_float32_matmul_precision(before)

@@ -14,6 +14,7 @@ Scores = npt.NDArray[np.floating]
 Counts = npt.NDArray[np.integer]
 
 _RECALLS = np.arange(11) / 10  # Everingham et al. 2010, section 4.2
+_REFERENCE_RECALLS = np.linspace(0, 1, 11)  # ssl-transfer, linear.py; 0.3, 0.6 and 0.7 lie a rounding above
 _ECE_BINS = 15  # Guo et al. 2017, section 3
 
 
@@ -73,7 +74,7 @@ def rank(labels: Labels, scores: Scores) -> Ranking:
     return Ranking(order, ordered_labels == 1, ordered_labels != -1, last)
 
 
-def mean_average_precision(ranking: Ranking, counts: Counts | None = None, *, recall_zero: bool = False) -> float:
+def mean_average_precision(ranking: Ranking, counts: Counts | None = None, *, reference_curve: bool = False) -> float:
     """Mean over classes of the 11-point average precision, in 0..1; classes without a positive example do not count.
 
     Everingham et al. 2010, section 4.2: the mean over the recalls 0, 0.1, ..., 1 of the highest precision at that
@@ -82,8 +83,9 @@ def mean_average_precision(ranking: Ranking, counts: Counts | None = None, *, re
     Args:
         ranking: from `rank`.
         counts: how often each example counts, (N,); None for once.
-        recall_zero: take 1 for the precision at recall 0, as who works on scikit-learn's precision-recall curve does:
-            it ends with a point of precision 1 and recall 0 of its own (linusericsson/ssl-transfer, linear.py).
+        reference_curve: work on scikit-learn's precision-recall curve, as linusericsson/ssl-transfer, linear.py: it
+            ends with a point of precision 1 and recall 0 of its own. And compare with recalls as NumPy's linspace has
+            them, which a recall of exactly 0.3, 0.6 or 0.7 does not reach.
     """
     weights = ranking.counted * (1 if counts is None else counts[ranking.order])
     found = np.cumsum(weights * ranking.positive, axis=1, dtype=np.float64)
@@ -95,11 +97,10 @@ def mean_average_precision(ranking: Ranking, counts: Counts | None = None, *, re
     best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     recall = found / found[:, -1:]
     points = []
-    for level in _RECALLS:
-        reached = recall >= level
-        first = reached.argmax(axis=1)  # the last example has recall 1
+    for level in _REFERENCE_RECALLS if reference_curve else _RECALLS:
+        first = (recall >= level).argmax(axis=1)  # the last example has recall 1
         points.append(np.take_along_axis(best_from_here, first[:, None], axis=1)[:, 0])
-    if recall_zero:
+    if reference_curve:
         points[0] = np.ones_like(points[0])
     return float(np.mean(points))
 

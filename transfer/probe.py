@@ -21,12 +21,12 @@ from converters.checkpoint import Pixels
 from converters.distributed import Ranks
 from converters.errors import InputError
 from converters.randomness import generator
-from transfer.features import Features
+from transfer.features import Features, identify
 from transfer.inference import fingerprint
 from transfer.probe_config import ProbeConfig, as_dict
 from transfer.probe_data import CachedFeatures, FeatureSource, gather_features, image_sources
 from transfer.probe_state import Epoch, Predictions, ProbeFolder, State
-from transfer.tasks import Split, Splits
+from transfer.tasks import Splits
 
 _TRUST = 0.001  # simsiam, main_lincls.py: LARC(trust_coefficient=.001, clip=False)
 _INIT_STD = 0.01  # likewise, of the layer's weight; its bias starts at 0
@@ -336,18 +336,12 @@ def _check_data(splits: Splits, config: ProbeConfig, features: tuple[Features, F
 
 
 def _data_digest(splits: Splits, features: tuple[Features, Features] | None) -> str:
-    """Tells data sets apart: all labels, and some of the images by content, or by the end of their path."""
+    """Tells data sets apart: all labels, all images by `identify`, and some of the features."""
     digest = hashlib.sha256()
     for split in (splits.train, splits.test):
         digest.update(split.labels.numpy().tobytes())
-        digest.update(_some_images(split))
+        for part in identify(split.images, times=False):
+            digest.update(part)
     for each in features or ():
         digest.update(each[:: math.ceil(len(each) / _DIGEST_ROWS)].tobytes())
     return digest.hexdigest()
-
-
-def _some_images(split: Split) -> bytes:
-    some = split.images[:: math.ceil(len(split) / _DIGEST_ROWS)]
-    if isinstance(some, Tensor):
-        return some.contiguous().numpy().tobytes()
-    return "\0".join(f"{path.parent.name}/{path.name}" for path in some).encode("utf-8", "surrogateescape")

@@ -23,6 +23,7 @@ from converters.distributed import Ranks
 from converters.errors import InputError
 from converters.randomness import position_seed
 from transfer.features import Features
+from transfer.inference import full_precision
 from transfer.preprocessing import Images, normalise, num_workers, open_image
 from transfer.probe_config import ProbeConfig
 from transfer.tasks import Splits
@@ -118,8 +119,7 @@ class BackboneFeatures:
             if isinstance(chunk, InputError):
                 raise chunk
         images = normalise(torch.cat(cast(list[Tensor], chunks)), self._pixels, self._device)
-        # deterministic, so that a resumed probe ends like an unbroken one; TensorFloat-32 keeps 10 bits of a factor
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        with full_precision(deterministic=True):  # so that a resumed probe ends like an unbroken one
             features: Tensor = self._backbone(images)
         return features.float()
 

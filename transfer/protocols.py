@@ -20,7 +20,7 @@ class Protocol:
             come with the code.
         difficult_absent: an object that is marked "difficult" counts as absent (the code) instead of not at all (the
             VOC devkit).
-        recall_zero: see `transfer.metrics.mean_average_precision`.
+        reference_curve: see `transfer.metrics.mean_average_precision`.
         binary_penalty: on a class's binary problem; the code fits a softmax of two classes, which halves it.
     """
 
@@ -28,7 +28,7 @@ class Protocol:
     size: int | None
     strict_splits: bool
     difficult_absent: bool
-    recall_zero: bool
+    reference_curve: bool
     binary_penalty: float
 
     def labels(self, labels: Labels) -> Labels:

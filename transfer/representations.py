@@ -28,7 +28,8 @@ class Representation:
         path: of the checkpoint file; None for a control.
         sha256: of that file.
         origin: how that file was read, in words.
-        reading: as which network and with which images' normalisation a file was read; empty for a control.
+        reading: as which origin's, architecture and network, and with which normalisation a file was read; empty for a
+            control.
         size: side of its training views; None for a control, which has none.
         backbone: for some training images and at some size (None: its own), the module and what it expects.
     """
@@ -89,8 +90,9 @@ def trained(path: Path, request: Request) -> Representation:
     known = [f"{source.epochs} epochs of {source.dataset}"] if source.dataset else [f"{source.branch} of {path.name}"]
     label = ", ".join([source.method, checkpoint.arch, *known])
     origin = "; ".join([f"{' or '.join(read.sources)}, {source.branch}, by {read.evidence}", *read.notes])
-    reading = f"{source.branch}, mean {checkpoint.pixels.mean}, std {checkpoint.pixels.std}"
-    return Representation(label, source.seed, path, sha256(path), origin, reading, checkpoint.pixels.size, backbone)
+    pixels = checkpoint.pixels
+    reading = f"{'/'.join(read.sources)}, {checkpoint.arch}, {source.branch}, mean {pixels.mean}, std {pixels.std}"
+    return Representation(label, source.seed, path, sha256(path), origin, reading, pixels.size, backbone)
 
 
 def newest_checkpoint(runs: Path) -> Path:
@@ -108,12 +110,13 @@ def newest_checkpoint(runs: Path) -> Path:
     return found[-1]
 
 
-def check_size(representation: Representation, size: int | None) -> None:
+def check_size(representation: Representation, size: int | None, advice: str) -> None:
     """Refuse to show a backbone images of another size than it was trained on without being asked.
 
     Args:
         representation: to be evaluated.
         size: of the protocol's images; None for the backbone's own.
+        advice: the flag that shows them at the backbone's own.
 
     Raises:
         InputError: they differ.
@@ -121,5 +124,5 @@ def check_size(representation: Representation, size: int | None) -> None:
     if representation.size and size and representation.size != size:
         raise InputError(
             f"{representation.path}: trained on views of {representation.size} px, and the protocol shows {size} px; "
-            "use --protocol native, or a checkpoint of that size"
+            f"use {advice}, or a checkpoint of that size"
         )

@@ -95,6 +95,8 @@ def read(path: Path) -> tuple[list[Result], list[str]]:
 
 def _parse(line: str) -> Result:
     record = json.loads(line)
+    if not isinstance(record["details"], dict):
+        raise TypeError("details are no object")
     return Result(**{**record, "interval": tuple(record["interval"])})
 
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
+from converters import __version__
 from converters.checkpoint import Pixels
 from converters.distributed import Ranks
 from transfer import tasks
-from transfer.features import Features, frozen_features
+from transfer.features import Features, frozen_features, identify
 from transfer.protocols import Protocol
 from transfer.representations import Representation
 from transfer.results import protocol_hash
@@ -26,18 +27,27 @@ class Task:
         name: of its file in `transfer.tasks`.
         metric: one of `transfer.tasks.METRICS`.
         splits: images and labels.
-        data: changes with every label, and with the name or, in memory, the content of every image.
     """
 
     name: str
     metric: str
     splits: Splits
-    data: str
 
     @property
     def is_multi_label(self) -> bool:
         """Whether an image may show several classes."""
         return self.splits.test.labels.ndim == 2
+
+    @cached_property
+    def data(self) -> str:
+        """Twelve hexadecimal digits that change with every label, and with every image: see `identify`."""
+        digest = hashlib.sha256(json.dumps(self.splits.classes).encode())
+        for split in (self.splits.train, self.splits.val, self.splits.test):
+            if split is not None:
+                digest.update(split.labels.numpy().tobytes())
+                for part in identify(split.images, times=False):
+                    digest.update(part)
+        return digest.hexdigest()[:12]
 
 
 def open_task(name: str, root: Path, protocol: Protocol) -> Task:
@@ -54,22 +64,7 @@ def open_task(name: str, root: Path, protocol: Protocol) -> Task:
     module = tasks.find(name)
     read = getattr(module, "strict_splits", module.splits) if protocol.strict_splits else module.splits
     splits: Splits = read(root)
-    return Task(name, module.METRIC, splits, _fingerprint(splits))
-
-
-def _fingerprint(splits: Splits) -> str:
-    digest = hashlib.sha256(json.dumps(splits.classes).encode())
-    for split in (splits.train, splits.val, splits.test):
-        if split is not None:
-            digest.update(split.labels.numpy().tobytes())
-            digest.update(_identity(split))
-    return digest.hexdigest()[:12]
-
-
-def _identity(split: Split) -> bytes:
-    if isinstance(split.images, Tensor):
-        return hashlib.sha256(split.images.contiguous().numpy().data).digest()
-    return "\n".join(f"{path.parent.name}/{path.name}" for path in split.images).encode("utf-8", "surrogateescape")
+    return Task(name, module.METRIC, splits)
 
 
 @dataclass(frozen=True)
@@ -123,9 +118,14 @@ class Subject:
 
     def cell(self, protocol: str) -> str:
         """Twelve hexadecimal digits that tell this subject's number by a protocol's hash from all others."""
-        who = [self.representation.sha256 or self.representation.label]
-        who += [str(self.representation.seed), self.representation.reading]
-        return protocol_hash({"who": who, "task": self.task.name, "data": self.task.data, "protocol": protocol})
+        who = self.representation
+        return protocol_hash(
+            {
+                "who": [who.sha256 or who.label, who.seed, who.reading],
+                "what": [self.task.name, self.task.data],
+                "how": [protocol, __version__],
+            }
+        )
 
     def alone(self) -> "Subject":
         """The same for a process that goes on without its peers."""

@@ -58,6 +58,8 @@ def print_plan(
         protocols = ", ".join(f"{each.protocol} ({each.protocol_hash})" for each in evaluations)
         sizes = f"{len(splits.train)} training{val} and {len(splits.test)} test images"
         console.print(f"{task.name}: {sizes}; {protocols}", markup=False)
+        if task.is_multi_label:
+            console.print("  several classes per image: no k-NN")
         for note in splits.notes:
             console.print(f"  {note}", markup=False)
     for representation in representations:
@@ -76,26 +78,23 @@ def print_results(console: Console, plan: Sequence[Task], results: Sequence[Resu
         plan: the tasks, in order.
         results: their numbers; a number that is missing leaves its cell empty.
     """
-    table = Table(
-        title="per cent of the test images [95 % interval], ECE: expected calibration error",
-        title_justify="left",
-        show_lines=True,
-    )
+    title = "per cent of the test images [95 % interval], ECE: expected calibration error"
+    table = Table(title=title, title_justify="left", show_lines=True)
     table.add_column("", overflow="fold")
     table.add_column("most frequent class", justify="right")
-    labels = list(dict.fromkeys(_column(result) for result in results))
-    for label in labels:
-        table.add_column(label, overflow="fold", justify="right")
-    calibration = {(r.dataset, r.protocol, _column(r)): r for r in results if r.metric == "calibration_error"}
+    columns = _columns(results)
+    for header in columns.values():
+        table.add_column(header, overflow="fold", justify="right")
+    calibration = {(r.dataset, r.protocol_hash, _who(r)): r for r in results if r.metric == "calibration_error"}
     for task in plan:
         own = [result for result in results if result.dataset == task.name and result.metric != "calibration_error"]
         for row in dict.fromkeys(_row(result) for result in own):
             cells = {
-                _column(result): _cell(result, calibration.get((result.dataset, result.protocol, _column(result))))
+                _who(result): _cell(result, calibration.get((result.dataset, result.protocol_hash, _who(result))))
                 for result in own
                 if _row(result) == row
             }
-            table.add_row(_row_title(row), _chance(task, row[-1]), *(cells.get(label, "") for label in labels))
+            table.add_row(_row_title(row), _chance(task, row[-1]), *(cells.get(who, "") for who in columns))
     console.print(table, soft_wrap=False)
     for result in results:
         if result.task == "linear" and result.metric != "calibration_error" and (what := unconverged(result)):
@@ -124,8 +123,26 @@ def print_comparisons(console: Console, name: str, comparisons: Iterable[Compari
     console.print("The curves are flat: another decay is no mistake, a test score that differs much is one.")
 
 
-def _column(result: Result) -> str:
-    return result.representation if result.seed is None else f"{result.representation}, seed {result.seed}"
+Who = tuple[str, int | None, str | None, str | None]
+
+
+def _who(result: Result) -> Who:
+    return result.representation, result.seed, result.checkpoint_sha256, result.details.get("reading")
+
+
+def _columns(results: Sequence[Result]) -> dict[Who, str]:
+    """Headers by representation: as long as is needed to tell them apart."""
+    headers = {}
+    for who in dict.fromkeys(map(_who, results)):
+        name, seed, sha256, reading = who
+        short = name if seed is None else f"{name}, seed {seed}"
+        marked = short if sha256 is None else f"{short}, {sha256[:8]}"
+        headers[who] = (short, marked, f"{marked}, {reading}")
+    for level in range(2):
+        names = [header[level] for header in headers.values()]
+        if len(set(names)) == len(names):
+            return {who: header[level] for who, header in headers.items()}
+    return {who: header[2] for who, header in headers.items()}
 
 
 def _row(result: Result) -> tuple[str, str, str, str, str]:
