@@ -96,7 +96,7 @@ def test_selection_and_refit_equal_a_plain_sweep() -> None:
     assert fit.final.converged.tolist() == [True]
 
 
-def test_sklearn_is_the_published_procedure_to_the_last_bit() -> None:
+def test_sklearn_is_the_published_procedure() -> None:
     """linusericsson/ssl-transfer, linear.py: strictly better scores win, and the last fit starts from the last one."""
     features, labels = _example(400, 6, noise=2.0)
     train, test, known = features[:200], features[200:], labels[:200]

@@ -36,7 +36,7 @@ class Protocol:
         return np.where(labels == -1, 0, labels) if self.difficult_absent and labels.ndim == 2 else labels
 
 
-# linusericsson/ssl-transfer, linear.py and datasets/, with its quirks
+# linusericsson/ssl-transfer, linear.py and datasets/, with its quirks, but for the labels of SUN397: see its task
 ERICSSON = Protocol("ericsson", 224, False, True, True, 0.5)
 # the text of Ericsson et al. 2021 and of the data sets' papers
 STRICT = Protocol("strict", 224, True, False, False, 1.0)
