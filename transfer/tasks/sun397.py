@@ -1,8 +1,8 @@
 """SUN397 (Xiao et al. 2010), the first of its ten partitions: photographs of scenes.
 
 Here an image is of the class whose folder it lies in. The benchmark's code (ssl-transfer, datasets/sun397.py) takes the
-first class, in alphabetical order, whose name occurs anywhere in the path, so that barns are bars: its published numbers
-are of fewer classes, and can't be compared with ours by any protocol.
+first class, in alphabetical order, whose name occurs anywhere in the path, so that barns are bars: its published
+numbers are of fewer classes, and can't be compared with ours by any protocol.
 """
 
 from pathlib import Path
