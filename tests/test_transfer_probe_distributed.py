@@ -147,7 +147,7 @@ def test_every_test_image_counts_once_and_in_its_order(
 def test_finished_probe_and_refusal_reach_every_process(together: Ended) -> None:
     for seen in together[1]:
         assert seen["again"]["accuracy"] == seen["cached"]["accuracy"]
-        assert "holds a probe; add --resume" in seen["refusal"]
+        assert "holds a probe already; resume it" in seen["refusal"]
 
 
 def test_only_the_main_process_speaks(together: Ended) -> None:

@@ -78,10 +78,9 @@ def print_results(console: Console, plan: Sequence[Task], results: Sequence[Resu
         plan: the tasks, in order.
         results: their numbers; a number that is missing leaves its cell empty.
     """
-    title = "per cent of the test images [95 % interval], ECE: expected calibration error"
+    title = "per cent of the test images [95 % interval]; ECE: calibration error; chance: the most frequent class"
     table = Table(title=title, title_justify="left", show_lines=True)
     table.add_column("", overflow="fold")
-    table.add_column("most frequent class", justify="right")
     columns = _columns(results)
     for header in columns.values():
         table.add_column(header, overflow="fold", justify="right")
@@ -94,7 +93,7 @@ def print_results(console: Console, plan: Sequence[Task], results: Sequence[Resu
                 for result in own
                 if _row(result) == row
             }
-            table.add_row(_row_title(row), _chance(task, row[-1]), *(cells.get(who, "") for who in columns))
+            table.add_row(_row_title(task, row), *(cells.get(who, "") for who in columns))
     console.print(table, soft_wrap=False)
     for result in results:
         if result.task == "linear" and result.metric != "calibration_error" and (what := unconverged(result)):
@@ -149,17 +148,17 @@ def _row(result: Result) -> tuple[str, str, str, str, str]:
     return result.dataset, result.task, result.protocol, result.protocol_hash, result.metric
 
 
-def _row_title(row: tuple[str, str, str, str, str]) -> str:
-    dataset, task, protocol, _, metric = row
-    return f"{dataset}: {task}, {_METRIC_NAMES[metric]}\n{protocol}"
+def _row_title(task: Task, row: tuple[str, str, str, str, str]) -> str:
+    _, kind, protocol, _, metric = row
+    return f"{task.name}: {kind}, {_METRIC_NAMES[metric]}\n{protocol}{_chance(task, metric)}"
 
 
 def _chance(task: Task, metric: str) -> str:
     """What always naming the most frequent class scores."""
     labels = task.splits.test.labels.numpy()
-    if metric == "accuracy":
-        return f"{100 * np.bincount(labels).max() / len(labels):.1f}"
-    return f"{100 / len(task.splits.classes):.1f}" if metric == "mean_per_class" else ""
+    if metric == "mean_per_class":
+        return f"\nchance {100 / len(task.splits.classes):.1f}"
+    return f"\nchance {100 * np.bincount(labels).max() / len(labels):.1f}" if metric == "accuracy" else ""
 
 
 def _cell(result: Result, calibration: Result | None) -> str:
