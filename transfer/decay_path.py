@@ -26,8 +26,8 @@ MAX_ITERATIONS = 100  # per decay, as the reference (linusericsson/ssl-transfer,
 # Iterations of four paths together, at 6,000 to 9,000 x 512 features of a ResNet-18: 1111 with the values below.
 _NUM_PAIRS = 60
 _LEAST_PAIRS = 5  # when memory is short
-# Of the last step along the path, in log decay. 1142 with 1; a parabola through three fits was worse, and so was a line
-# search along the step: where the fits run off to separate the classes, it pays to start too far.
+# Of the last step along the path, in log decay. 1142 with 1. A parabola through three fits and a line search along the
+# step were worse, both tried with the looser search of 0.9 below.
 _EXTRAPOLATION = 0.8
 # A fit that meets its tolerance goes on while a step leaves less than this of the gradient. Strong decays, whose fits
 # scikit-learn finishes to rounding, take few such steps.

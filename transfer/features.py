@@ -46,7 +46,7 @@ def frozen_features(
 
     They are kept in a file named for everything that they depend on: the backbone's structure and tensors, the pixels,
     and the images. Images in memory count by their content, files by name below their common folder, size and time of
-    the last change: reading all of a data set to find out that nothing is to be done would take as long as decoding it.
+    the last change: else every call would read gigabytes to find out that nothing is to be done.
 
     Args:
         backbone: images (B, 3, H, W) to features (B, D); left alone, in whatever mode it is.

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-# Leading directions of the features that get a curvature of their own. Iterations of the path at 8,000 x 512 features:
-# 324 with 32 of them, 312 with 64, 293 with 128, 290 with all; at 8,000 x 2,048: 279 with 128.
+# Leading directions of the features that get a curvature of their own. Iterations of a prototype at 8,000 x 512
+# features: 324 with 32 of them, 312 with 64, 293 with 128, 290 with all; at 8,000 x 2,048: 279 with 128.
 NUM_DIRECTIONS = 64
 
 
