@@ -260,6 +260,26 @@ def test_fit_of_one_decay_is_the_final_fit_of_a_selection_that_chose_it() -> Non
     )
 
 
+def test_memory_that_does_not_suffice_is_the_users_to_raise_in_every_fit() -> None:
+    features, labels = _example(300, 6)
+    examples, little = Examples(features, labels), Solver(memory=1000)
+    with pytest.raises(InputError, match="raise --solver-memory"):
+        select_and_fit(examples, None, features, _accuracy, little)
+    with pytest.raises(InputError, match="raise --solver-memory"):
+        fit_one(examples, None, features, 20, little)
+
+
+def test_error_in_a_metric_is_no_mistake_of_the_user() -> None:
+    features, labels = _example(300, 6)
+
+    def broken(labels: Labels, logits: Scores) -> float:
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug") as caught:
+        select_and_fit(Examples(features, labels), None, features, broken)
+    assert not isinstance(caught.value, InputError)
+
+
 def test_unknown_solver_and_features_that_are_not_finite_are_refused() -> None:
     features, labels = _example(50, 4)
     with pytest.raises(InputError, match=r"unknown solver 'lbfgs'"):

@@ -131,15 +131,10 @@ def select_and_fit(
         fitted, held_out = validation_split(len(train.labels))
         train, val = train.rows(fitted), train.rows(held_out)
     fits = _Fits(solver, num_classes=int(everything.labels.max()) + 1)
-    try:
-        sweep = fits.sweep(train)
-        scores = np.array(
-            [metric(val.labels, sweep.logits(index, val.features)) for index in range(len(WEIGHT_DECAYS))]
-        )
-        best = int(np.argmax(scores))  # the first, so the smallest decay
-        final = fits.final(everything, best)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    sweep = fits.sweep(train)
+    scores = np.array([metric(val.labels, sweep.logits(index, val.features)) for index in range(len(WEIGHT_DECAYS))])
+    best = int(np.argmax(scores))  # the first, so the smallest decay
+    final = fits.final(everything, best)
     return Fit(WEIGHT_DECAYS[best], scores, sweep.certificate(), final.certificate(1), final.logits(0, test))
 
 
@@ -155,6 +150,9 @@ def fit_one(train: Examples, val: Examples | None, test: Features, index: int, s
 
     Returns:
         Logits, as `Fit` has them.
+
+    Raises:
+        InputError: as `select_and_fit`.
     """
     everything = train if val is None else train + val
     return _Fits(solver, num_classes=int(everything.labels.max()) + 1).final(everything, index).logits(0, test)
@@ -229,15 +227,14 @@ class _Fits:
         if targets.ndim == 1:
             present, targets = np.unique(targets, return_inverse=True)  # a class may be missing in a fold
         decays = tuple(self._solver.penalty * decay for decay in decays)
-        if self._reference:
-            path = self._reference.fit_path(examples.features, targets, decays)
-        else:
-            path = fit_path(
-                examples.features,
-                targets,
-                decays,
-                max_iterations=max_iterations,
-                memory=self._solver.memory,
-                device=self._solver.device,
-            )
+        try:
+            path = self._path(examples.features, targets, decays, max_iterations)
+        except ValueError as error:
+            raise InputError(str(error)) from error
         return Classifiers(path, present, self._num_classes if present is not None else targets.shape[1])
+
+    def _path(self, features: Features, targets: Labels, decays: tuple[float, ...], max_iterations: int) -> DecayPath:
+        if self._reference:
+            return self._reference.fit_path(features, targets, decays)
+        memory, device = self._solver.memory, self._solver.device
+        return fit_path(features, targets, decays, max_iterations=max_iterations, memory=memory, device=device)
