@@ -54,14 +54,14 @@ def frozen_features(
         pixels: what the backbone expects; see `transfer.preprocessing` for how the images get there.
         ranks: this process among its peers, which all call this with the same arguments and share the work.
         folder: of the files; made if it is missing.
-        workers: threads that decode; None for one per core.
+        workers: threads that decode; None for one per core of this process's share.
 
     Returns:
         float32 (N, D), mapped from the file, read-only.
 
     Raises:
         InputError: an image cannot be decoded or has features that are not finite, or the folder cannot be written.
-        AssertionError: the features depend on how the backbone is computed; see `FrozenBackbone.prove`.
+        AssertionError: the features depend on how the backbone is computed; see `FrozenBackbone`.
     """
     assert len(images), "expected at least one image"
     path = Path(_on_main(ranks, lambda: str(_locate(backbone, images, pixels, folder))))
