@@ -1,13 +1,18 @@
 """Ranks: several processes under torchrun, or the one that is nothing special."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from converters.devices import find_device
+from converters.errors import InputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,28 @@ def from_main(message: str | None) -> str | None:
     messages = [message]
     dist.broadcast_object_list(messages)
     return messages[0]
+
+
+def together(ranks: Ranks, action: Callable[[], T]) -> T:
+    """What an action gives, once it has succeeded on every rank: a rank that failed would be waited for in vain.
+
+    Raises:
+        InputError: the action raised one on some rank.
+        RuntimeError: it raised something else on another rank; on this one that itself.
+    """
+    failure: Exception | None = None
+    try:
+        result = action()
+    except Exception as error:
+        failure = error
+    failures: list[tuple[str, bool] | None] = [None] * ranks.world_size
+    if ranks.world_size > 1:
+        dist.all_gather_object(failures, (str(failure), isinstance(failure, InputError)) if failure else None)
+    if failure:
+        raise failure
+    for message, is_users in filter(None, failures):
+        raise InputError(message) if is_users else RuntimeError(f"another rank failed: {message}")
+    return result
 
 
 def gather(x: Tensor, dim: int = 0) -> Tensor:

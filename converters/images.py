@@ -5,7 +5,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -47,6 +47,7 @@ class LabelledImages:
 
     Attributes:
         images: uint8 (N, 3, H, W), RGB. Grey images are expanded from one channel without a copy: don't write to them.
+            From `load_drawings` (N, 4, H, W), RGBA.
         labels: int64 (N,), indices into `classes`.
         classes: names, in the data set's own order.
     """
@@ -92,6 +93,39 @@ def load_images(name: str, split: Split, root: Path | None = None, *, check_size
     return loaded
 
 
+def load_drawings(split: Split, root: Path | None = None) -> LabelledImages:
+    """Read the sample's drawings with their transparency, to be put on other paper than white.
+
+    Args:
+        split: ``"train"`` or ``"test"``.
+        root: folder that holds ``index.csv`` and the sheets; None for the pictures of this checkout.
+
+    Returns:
+        The drawings in the order of the index, uint8 (N, 4, 64, 64), RGBA.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    root = root or SAMPLE_ROOT
+    index = root / "index.csv"
+    if not index.is_file():
+        raise InputError(
+            f"sample pictures not found: expected {index}; they lie in configs/demo/pictures of a checkout and not in "
+            "an installed package, so run from a checkout or set root (--data-root) to that folder"
+        )
+    try:
+        with index.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        classes = tuple(sorted({row["class"] for row in rows}))
+        rows = [row for row in rows if row["split"] == split]
+        sheets = {name: _sheet(root / name) for name in dict.fromkeys(row["sheet"] for row in rows)}
+        images = [sheets[row["sheet"]][int(row["tile"])] for row in rows]
+    except (KeyError, IndexError, TypeError, UnicodeDecodeError) as error:
+        raise InputError(f"{index} does not describe the sheets beside it ({error}); {_RESTORE}") from error
+    labels = torch.tensor([classes.index(row["class"]) for row in rows])
+    return LabelledImages(torch.stack(images), labels, classes)
+
+
 def prepare(images: Tensor, pixels: Pixels) -> Tensor:
     """The test transform: what a backbone with these conventions gets to see, without augmentation.
 
@@ -118,37 +152,28 @@ def prepare(images: Tensor, pixels: Pixels) -> Tensor:
 
 
 def _sample(split: Split, root: Path | None) -> LabelledImages:
-    root = root or SAMPLE_ROOT
-    index = root / "index.csv"
-    if not index.is_file():
-        raise InputError(
-            f"sample pictures not found: expected {index}; they lie in configs/demo/pictures of a checkout and not in "
-            "an installed package, so run from a checkout or set root (--data-root) to that folder"
-        )
-    try:
-        with index.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        classes = tuple(sorted({row["class"] for row in rows}))
-        rows = [row for row in rows if row["split"] == split]
-        sheets = {name: _sheet(root / name) for name in dict.fromkeys(row["sheet"] for row in rows)}
-        images = [sheets[row["sheet"]][int(row["tile"])] for row in rows]
-    except (KeyError, IndexError, TypeError, UnicodeDecodeError) as error:
-        raise InputError(f"{index} does not describe the sheets beside it ({error}); {_RESTORE}") from error
-    labels = torch.tensor([classes.index(row["class"]) for row in rows])
-    return LabelledImages(torch.stack(images), labels, classes)
+    drawings = load_drawings(split, root)
+    return replace(drawings, images=_on_white(drawings.images))
+
+
+def _on_white(drawings: Tensor) -> Tensor:
+    """Drawings on white paper, uint8: RGBA (N, 4, H, W) to RGB (N, 3, H, W)."""
+    num_drawings, _, height, width = drawings.shape
+    column = Image.fromarray(drawings.permute(0, 2, 3, 1).reshape(-1, width, 4).numpy())  # one below the other
+    paper = Image.new("RGBA", column.size, "white")
+    paper.alpha_composite(column)
+    pixels = torch.from_numpy(np.array(paper.convert("RGB")))
+    return pixels.view(num_drawings, height, width, 3).permute(0, 3, 1, 2).contiguous()
 
 
 def _sheet(path: Path) -> Tensor:
-    """The tiles of a sheet on white paper, uint8 (N, 3, 64, 64), row by row."""
+    """The tiles of a sheet, uint8 (N, 4, 64, 64), RGBA, row by row."""
     try:
         with Image.open(path) as image:
-            drawings = image.convert("RGBA")
+            pixels = torch.from_numpy(np.array(image.convert("RGBA")))
     except OSError as error:  # Pillow's errors for files that are no images or are truncated are kinds of it
         raise InputError(f"cannot read {path} ({error}); {_RESTORE}") from error
-    paper = Image.new("RGBA", drawings.size, "white")
-    paper.alpha_composite(drawings)
-    pixels = torch.from_numpy(np.array(paper.convert("RGB")))
-    tiles = pixels.unfold(0, _TILE, _TILE).unfold(1, _TILE, _TILE)  # (rows, columns, 3, 64, 64)
+    tiles = pixels.unfold(0, _TILE, _TILE).unfold(1, _TILE, _TILE)  # (rows, columns, 4, 64, 64)
     return tiles.flatten(0, 1)
 
 

@@ -6,7 +6,7 @@ Pictures go in as files, so that each framework's own reading, channel order and
 import json
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -114,7 +114,9 @@ class Certificate:
         return json.dumps(content, indent=1) + "\n"
 
 
-def certify(original: Path, request: Request, output: Path, target: str) -> Certificate:
+def certify(
+    original: Path, request: Request, output: Path, target: str, frameworks: Sequence[str] = FRAMEWORKS
+) -> Certificate:
     """Compare what a written file computes with what the original computes.
 
     Args:
@@ -122,6 +124,7 @@ def certify(original: Path, request: Request, output: Path, target: str) -> Cert
         request: as which source and branch.
         output: the written file, with its facts beside it.
         target: of which kind it is.
+        frameworks: that are asked besides the target itself.
 
     Raises:
         InputError: the original cannot be read.
@@ -133,9 +136,9 @@ def certify(original: Path, request: Request, output: Path, target: str) -> Cert
     files = {role: {"file": path.name, "sha256": sha256(path)} for role, path in written.items()}
     with tempfile.TemporaryDirectory() as folder:
         pictures = list(write_pictures(Path(folder)))
-        expected = _expected(checkpoint, pictures)
+        expected = expected_stages(checkpoint, pictures)
         parts = []
-        for framework in _frameworks(target):
+        for framework in dict.fromkeys((target, *frameworks)):
             path = output
             if framework != target and targets.plain_resnet_only(framework, checkpoint.arch) is None:
                 path = Path(folder) / f"{framework}{targets.find(framework).SUFFIX}"
@@ -148,7 +151,7 @@ def certify(original: Path, request: Request, output: Path, target: str) -> Cert
     return Certificate(target, read, files, tuple(parts))
 
 
-def _expected(checkpoint: Checkpoint, pictures: list[Path]) -> dict[str, list[list[Tensor]]]:
+def expected_stages(checkpoint: Checkpoint, pictures: list[Path]) -> dict[str, list[list[Tensor]]]:
     """What the original computes in torchvision's network: by dtype, by picture, by stage."""
     backbone = build_backbone(checkpoint.arch)
     backbone.load_state_dict(checkpoint.backbone, strict=True)
@@ -189,10 +192,6 @@ def write_pictures(folder: Path) -> Iterator[Path]:
         yield path
 
 
-def _frameworks(target: str) -> list[str]:
-    return [*([] if target in FRAMEWORKS else [target]), *FRAMEWORKS]
-
-
 def _part(
     framework: str,
     path: Path,
@@ -215,7 +214,7 @@ def _part(
     for dtype, outputs in expected.items():
         found = _outputs(loaded, pictures, dtype)
         differences[dtype] = {
-            stage: max(_relative(ours[i], theirs[i]) for ours, theirs in zip(found, outputs, strict=True))
+            stage: max(relative_difference(ours[i], theirs[i]) for ours, theirs in zip(found, outputs, strict=True))
             for i, stage in enumerate(STAGES)
         }
         far = {stage: value for stage, value in differences[dtype].items() if not value < TOLERANCE[dtype]}
@@ -248,7 +247,8 @@ def _outputs(loaded: Loaded, pictures: list[Path], dtype: str) -> list[list[Tens
         return [loaded.stages(loaded.read(picture, kind)) for picture in pictures]
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """Max |a - b| / max |b|, infinite where the shapes differ."""
     if found.shape != expected.shape:
         return float("inf")
     return float((found - expected).abs().max() / expected.abs().max())

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from converters.checkpoint import Pixels
 from converters.errors import InputError
-from converters.images import NAMES, SAMPLE_ROOT, LabelledImages, load_images, prepare
+from converters.images import NAMES, SAMPLE_ROOT, LabelledImages, load_drawings, load_images, prepare
 
 CIFAR10_FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 
@@ -88,6 +88,18 @@ def test_every_tile_of_the_sample_shows_something(sample: dict[str, LabelledImag
         images = sample[split].images
         visible = ((255 - images) > 25).any(1).float().mean((1, 2))
         assert visible.min() > 0.04
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_drawings_are_the_sample_with_its_transparency(split: str, sample: dict[str, LabelledImages]) -> None:
+    drawings, loaded = load_drawings(split), sample[split]
+    assert drawings.images.dtype == torch.uint8
+    assert drawings.classes == loaded.classes
+    assert drawings.labels.equal(loaded.labels)
+    colours, alpha = drawings.images[:, :3].float(), drawings.images[:, 3:].float() / 255
+    assert (alpha == 0).any((1, 2, 3)).float().mean() > 0.9  # each has a margin, though a sheet rounds its values
+    on_white = alpha * colours + (1 - alpha) * 255
+    assert (on_white - loaded.images).abs().max() <= 1  # rounding
 
 
 def test_sample_and_its_licence_stay_small() -> None:

@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -29,8 +27,6 @@ from transfer.preprocessing import name_of, normalise, prepared
 
 Features = npt.NDArray[np.float32]
 Images = preprocessing.Images
-
-T = TypeVar("T")
 
 _FORMAT = 1  # of the cache: raise it when the same key would lead to other features
 _CALIBRATION_IMAGES = 2048
@@ -160,13 +156,15 @@ def _compute(
 ) -> None:
     before = fingerprint(backbone)
     share = range(len(images))[_share(len(images), ranks)]
-    network = _together(ranks, lambda: _freeze(backbone, images, pixels, ranks.device, len(share)))
+    network = distributed.together(ranks, lambda: _freeze(backbone, images, pixels, ranks.device, len(share)))
     with ExitStack() as stack:  # at whose end the main rank gives the file its name
         create = lambda: _create(stack.enter_context(atomic_write(path)), (len(images), network.dim))  # noqa: E731
         temporary = Path(_on_main(ranks, create))
-        _together(ranks, lambda: _write(temporary, share, _rows(network, images, share, pixels.size, ranks, workers)))
+        distributed.together(
+            ranks, lambda: _write(temporary, share, _rows(network, images, share, pixels.size, ranks, workers))
+        )
     assert fingerprint(backbone) == before, "the frozen backbone changed while its features were computed"
-    _together(ranks, lambda: None)  # until the file has its name
+    distributed.together(ranks, lambda: None)  # until the file has its name
 
 
 def _share(num_images: int, ranks: Ranks) -> slice:
@@ -227,28 +225,10 @@ def _unwritable(path: Path, error: OSError) -> InputError:
 
 def _on_main(ranks: Ranks, action: Callable[[], str]) -> str:
     """What an action gives on the main rank, on every rank."""
-    result = _together(ranks, lambda: action() if ranks.is_main else None)
+    result = distributed.together(ranks, lambda: action() if ranks.is_main else None)
     shared = distributed.from_main(result)
     assert shared is not None
     return shared
-
-
-def _together(ranks: Ranks, action: Callable[[], T]) -> T:
-    """What an action gives, once it has succeeded on every rank: a rank that failed would be waited for in vain."""
-    failure: Exception | None = None
-    try:
-        result = action()
-    except Exception as error:
-        failure = error
-    failures: list[tuple[str, bool] | None] = [None] * ranks.world_size
-    mine = (str(failure), isinstance(failure, InputError)) if failure else None
-    if ranks.world_size > 1:
-        dist.all_gather_object(failures, mine)
-    if failure:
-        raise failure
-    for message, is_users in filter(None, failures):
-        raise InputError(message) if is_users else RuntimeError(f"another rank failed: {message}")
-    return result
 
 
 class _Bar:

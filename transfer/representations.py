@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from converters.backbones import build_backbone
 from converters.checkpoint import Pixels, sha256
 from converters.errors import InputError
-from converters.reading import Request, read_checkpoint
+from converters.reading import Read, Request, read_checkpoint
 from transfer.features import Images, calibrate_batch_norm
 
 _RAW = Pixels(32, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # 3,072 dimensions
@@ -32,6 +32,7 @@ class Representation:
             control.
         size: side of its training views; None for a control, which has none.
         backbone: for some training images and at some size (None: its own), the module and what it expects.
+        read: the file's content; None for a control.
     """
 
     label: str
@@ -42,6 +43,7 @@ class Representation:
     reading: str
     size: int | None
     backbone: Callable[[Images, int | None], tuple[nn.Module, Pixels]]
+    read: Read | None = None
 
 
 def raw_pixels() -> Representation:
@@ -92,7 +94,7 @@ def trained(path: Path, request: Request) -> Representation:
     origin = "; ".join([f"{' or '.join(read.sources)}, {source.branch}, by {read.evidence}", *read.notes])
     pixels = checkpoint.pixels
     reading = f"{'/'.join(read.sources)}, {checkpoint.arch}, {source.branch}, mean {pixels.mean}, std {pixels.std}"
-    return Representation(label, source.seed, path, sha256(path), origin, reading, pixels.size, backbone)
+    return Representation(label, source.seed, path, sha256(path), origin, reading, pixels.size, backbone, read)
 
 
 def newest_checkpoint(runs: Path) -> Path:

@@ -1,0 +1,82 @@
+"""The folder of a detection run: whose it is, so that it is continued by the same run and by no other."""
+
+import fcntl
+import json
+from pathlib import Path
+from typing import IO, Any
+
+from converters.checkpoint import atomic_write
+from converters.errors import InputError
+
+IDENTITY = "run.json"
+
+# what a start that was killed before it wrote its identity may have left
+_LEFT_OVER = ("run.lock", f".{IDENTITY}.")
+
+
+class DetectionFolder:
+    """A run's folder, locked against a second live run until it is closed.
+
+    Args:
+        path: made if it is missing.
+        identity: all that decides what the run computes, by name, in plain types.
+        begun: whether the folder must hold this run already (to resume or evaluate it), or must hold nothing.
+
+    Raises:
+        InputError: it holds something else, is in use, or cannot be written.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any], *, begun: bool) -> None:
+        self._path, self._identity = path, json.loads(json.dumps(identity))
+        if begun:
+            self._check_identity()
+        else:
+            self._refuse_content()
+        self._lock = self._acquire_lock()
+        with atomic_write(path / IDENTITY) as temporary:
+            temporary.write_text(json.dumps(self._identity, indent=1) + "\n", encoding="utf-8")
+
+    def __enter__(self) -> "DetectionFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def _check_identity(self) -> None:
+        path = self._path / IDENTITY
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise InputError(f"no run in {self._path}: expected {path}; leave out --resume and --eval-only") from error
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise InputError(f"{path} is damaged ({error}); start again in another folder") from error
+        here = self._identity
+        different = [
+            f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
+            for key in sorted(here.keys() | there.keys())
+            if here.get(key) != there.get(key)
+        ]
+        if different:
+            raise InputError(f"{self._path} holds another run: {'; '.join(different[:4])}; choose another --output")
+
+    def _refuse_content(self) -> None:
+        names = sorted(each.name for each in self._path.iterdir()) if self._path.is_dir() else []
+        held = [name for name in names if not name.startswith(_LEFT_OVER)]
+        if held:
+            raise InputError(
+                f"{self._path} is not empty ({', '.join(held[:3])}); continue that run with --resume, test it with "
+                "--eval-only, or choose another --output"
+            )
+
+    def _acquire_lock(self) -> IO[str]:
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            lock = (self._path / "run.lock").open("a")
+        except OSError as error:
+            raise InputError(f"cannot write {self._path}: {error.strerror}; choose another --output") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process dies
+        except BlockingIOError as error:
+            lock.close()
+            raise InputError(f"{self._path} is in use by a live run; choose another --output") from error
+        return lock

@@ -1,0 +1,339 @@
+"""Training by Detectron2's trainer and hooks, with images and random numbers that a resumed run finds again.
+
+Detectron2 restores weights, optimiser and rate; its image order, augmentation and sampling of proposals start afresh.
+Here all of these are functions of the seed and of the position, so that a killed run ends where an unbroken one does.
+"""
+
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import IterableDataset, get_worker_info
+
+from converters.checkpoint import atomic_write
+from converters.distributed import Ranks
+from converters.errors import InputError
+from converters.randomness import generator, position_seed
+from converters.targets import quiet
+
+with quiet():
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.config import CfgNode
+    from detectron2.data import DatasetMapper, build_detection_train_loader
+    from detectron2.data.common import DatasetFromList
+    from detectron2.engine import AMPTrainer, SimpleTrainer, hooks
+    from detectron2.engine.train_loop import HookBase
+    from detectron2.modeling import GeneralizedRCNN
+    from detectron2.solver import build_lr_scheduler, build_optimizer
+    from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
+
+METRICS = "metrics.json"
+
+_WRITE_EVERY = 20  # iterations: Detectron2's default
+_LINE_EVERY_S = 60.0  # of progress, where there is no terminal
+_KEPT_STATES = 2  # the last one, and one to fall back on
+
+Record = dict[str, Any]
+
+
+class Stream(IterableDataset[Record]):
+    """The endless, shuffled stream of training images of one process, from any iteration on.
+
+    Images in the middle of an unfinished batch of Detectron2's grouping by aspect ratio come first, so that it goes on
+    with the batches that it would have made.
+
+    Args:
+        dicts: Detectron2's records.
+        seed: of the run.
+        ranks: this process among its peers; each takes every world_size-th image.
+        batch: images of an iteration in this process.
+        start: iterations that are finished.
+    """
+
+    def __init__(self, dicts: Sequence[Record], seed: int, ranks: Ranks, batch: int, start: int) -> None:
+        self._dicts = DatasetFromList(list(dicts), copy=False)  # in one buffer, which workers can share
+        self._wide = np.array([record["width"] > record["height"] for record in dicts])
+        self._seed, self._ranks, self._batch = seed, ranks, batch
+        self._held, self._first = self._position(start)
+
+    def __iter__(self) -> Iterator[Record]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        for position, index in islice(self.positions(), first, None, step):
+            yield {**self._dicts[index], "position": position}
+
+    def positions(self) -> Iterator[tuple[int, int]]:
+        """Places in the stream of all processes and the images there, for this process."""
+        yield from self._held
+        yield from islice(self._all(), self._first, None)
+
+    def _all(self) -> Iterator[tuple[int, int]]:
+        """Every place of this process's stream, from its beginning."""
+        size, world_size = len(self._wide), self._ranks.world_size
+        for epoch in count():
+            order = torch.randperm(size, generator=generator(self._seed, "order", epoch)).numpy()
+            first = -(epoch * size - self._ranks.rank) % world_size
+            for at in range(first, size, world_size):
+                yield epoch * size + at, int(order[at])
+
+    def _position(self, iterations: int) -> tuple[list[tuple[int, int]], int]:
+        """The images that wait for a batch after some iterations, and how many places are behind them."""
+        waiting: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+        done = taken = 0
+        places = self._all()
+        while done < iterations:
+            place = next(places)
+            taken += 1
+            group = waiting[bool(self._wide[place[1]])]
+            group.append(place)
+            if len(group) == self._batch:
+                group.clear()
+                done += 1
+        return waiting[True] + waiting[False], taken
+
+
+class SeededMapper:
+    """Detectron2's mapper, with augmentation that depends on the seed and the place in the stream alone.
+
+    Args:
+        config: Detectron2's.
+        seed: of the run.
+    """
+
+    def __init__(self, config: CfgNode, seed: int) -> None:
+        self._mapper, self._seed = DatasetMapper(config, True), seed
+
+    def __call__(self, record: Record) -> Record:
+        """The record with its image read, augmented, and its boxes as instances."""
+        record = dict(record)
+        place = record.pop("position")
+        np.random.seed(position_seed(self._seed, "augmentation", place) % 2**32)  # noqa: NPY002 - Detectron2 draws there
+        mapped: Record = self._mapper(record)
+        return mapped
+
+
+class Seeding(HookBase):  # type: ignore[misc]
+    """Seeds what the model draws (proposals, boxes) by iteration and process.
+
+    Args:
+        seed: of the run.
+        rank: of this process.
+    """
+
+    def __init__(self, seed: int, rank: int) -> None:
+        self._seed, self._rank = seed, rank
+
+    def before_step(self) -> None:
+        """Seed the iteration that comes."""
+        torch.manual_seed(position_seed(self._seed, "iteration", self.trainer.iter, self._rank))
+
+
+class Bar(EventWriter):  # type: ignore[misc]
+    """A progress bar on a terminal, else a line now and then, in place of Detectron2's lines.
+
+    Args:
+        total: iterations of the run.
+        start: of them finished.
+    """
+
+    def __init__(self, total: int, start: int) -> None:
+        console = Console(highlight=False)
+        columns = (
+            *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+            *(TextColumn("{task.fields[speed]}"), TimeRemainingColumn()),
+        )
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._lines, self._start, self._total = not console.is_terminal, start, total
+        self._task = self._progress.add_task("training", total=total, completed=start, speed="")
+        self._progress.start()
+        self._began = self._said = time.monotonic()
+
+    def write(self) -> None:
+        """Move on."""
+        storage = get_event_storage()
+        done, now = storage.iter + 1, time.monotonic()
+        latest = storage.latest()
+        if "total_loss" not in latest:
+            return
+        loss, rate = (latest[name][0] for name in ("total_loss", "lr"))
+        per_iteration = (now - self._began) / max(1, done - self._start)
+        text = f"loss {loss:.3f}, rate {rate:.2g}"
+        self._progress.update(self._task, completed=done, description=text, speed=f"{per_iteration:.2f} s/iteration")
+        if self._lines and now - self._said > _LINE_EVERY_S:
+            self._said = now
+            left = per_iteration * (self._total - done)
+            print(
+                f"iteration {done} of {self._total}: {text}, {per_iteration:.2f} s each, {left:.0f} s left", flush=True
+            )
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()
+
+
+class Checkpointer(DetectionCheckpointer):  # type: ignore[misc]
+    """Detectron2's, whose note of the last state is written at once or not at all."""
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Note which state is the last one."""
+        with atomic_write(Path(self.save_dir) / "last_checkpoint") as temporary:
+            temporary.write_text(last_filename_basename)
+
+
+def train(
+    model: GeneralizedRCNN, config: CfgNode, dicts: Sequence[Record], seed: int, ranks: Ranks, *, resume: bool
+) -> int:
+    """Train a detector to the end, from its loaded weights or from the last state of its folder.
+
+    Args:
+        model: on the device, with its weights; changed in place.
+        config: Detectron2's; states and metrics go to its OUTPUT_DIR.
+        dicts: records of the training images, those without a box left out.
+        seed: of the run.
+        ranks: this process among its peers.
+        resume: go on from the last state, if there is one.
+
+    Returns:
+        The iteration from which it went on.
+
+    Raises:
+        InputError: the loss is not finite, or the last state is damaged.
+    """
+    output = Path(config.OUTPUT_DIR)
+    optimizer = build_optimizer(config, model)
+    wrapped = _wrap(model, ranks)
+    trainer = (AMPTrainer if config.SOLVER.AMP.ENABLED else SimpleTrainer)(wrapped, (), optimizer)
+    scheduler = build_lr_scheduler(config, optimizer)
+    trainer.register_hooks([hooks.LRScheduler(optimizer, scheduler)])
+    checkpointer = Checkpointer(wrapped, str(output), trainer=trainer)
+    start = _resume(checkpointer, trainer) if resume else 0
+    batch = config.SOLVER.IMS_PER_BATCH // ranks.world_size
+
+    def loader(start: int, workers: int | None = None) -> Any:
+        return build_detection_train_loader(
+            Stream(dicts, seed, ranks, batch, start),
+            mapper=SeededMapper(config, seed),
+            total_batch_size=config.SOLVER.IMS_PER_BATCH,
+            num_workers=config.DATALOADER.NUM_WORKERS if workers is None else workers,
+        )
+
+    trainer.reset_data_loader(lambda: loader(start))
+    trainer.register_hooks([hooks.IterationTimer(), Seeding(seed, ranks.rank)])
+    if config.TEST.PRECISE_BN.ENABLED:
+        trainer.register_hooks([hooks.PreciseBN(0, model, loader(0, workers=0), config.TEST.PRECISE_BN.NUM_ITER)])
+    if ranks.is_main:
+        _forget_metrics(output / METRICS, start)
+        period = config.SOLVER.CHECKPOINT_PERIOD
+        writers = [
+            Bar(config.SOLVER.MAX_ITER, start),
+            JSONWriter(str(output / METRICS)),
+            TensorboardXWriter(str(output), purge_step=start),
+        ]
+        trainer.register_hooks(
+            [
+                hooks.PeriodicCheckpointer(checkpointer, period, max_to_keep=_KEPT_STATES),
+                hooks.PeriodicWriter(writers, period=_WRITE_EVERY),
+            ]
+        )
+    try:
+        trainer.train(start, config.SOLVER.MAX_ITER)
+    except FloatingPointError as error:
+        raise _divergence(error, config, output) from error
+    return start
+
+
+def load_trained(model: GeneralizedRCNN, output: Path) -> int:
+    """Put the last state of a run's folder into a detector.
+
+    Returns:
+        Its finished iterations.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    checkpointer = Checkpointer(model, str(output))
+    if not checkpointer.has_checkpoint():
+        raise InputError(f"--eval-only: expected a trained detector in {output}, got none; train first")
+    return int(_load(checkpointer)["iteration"]) + 1
+
+
+def _wrap(model: GeneralizedRCNN, ranks: Ranks) -> Any:
+    if ranks.world_size == 1:
+        return model
+    devices = [ranks.device.index] if ranks.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+def _resume(checkpointer: Checkpointer, trainer: SimpleTrainer) -> int:
+    """Finished iterations of the last state, which is loaded; 0 without one."""
+    if not checkpointer.has_checkpoint():
+        return 0
+    _load(checkpointer)
+    return int(trainer.iter) + 1
+
+
+def _load(checkpointer: Checkpointer) -> Record:
+    path = checkpointer.get_checkpoint_file()
+    try:
+        content: Record = checkpointer.resume_or_load("", resume=True)
+    except Exception as error:  # torch.load raises whatever the damaged byte happens to break
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]
+        others = sorted(Path(path).parent.glob("model_*.pth"))
+        raise InputError(
+            f"{path} is damaged ({reason}); write the name of an older state into last_checkpoint beside it "
+            f"({', '.join(other.name for other in others if other != Path(path)) or 'there is none: start again'})"
+        ) from error
+    return content
+
+
+def _forget_metrics(path: Path, start: int) -> None:
+    """Drop the lines of iterations that the resumed run will do again, and a last one that a kill has cut off."""
+    if not path.is_file():
+        return
+    lines = [line for line in path.read_text().splitlines() if _is_before(line, start)]
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _is_before(line: str, start: int) -> bool:
+    try:
+        return bool(json.loads(line)["iteration"] < start)
+    except json.JSONDecodeError:
+        return False
+
+
+def _divergence(error: FloatingPointError, config: CfgNode, output: Path) -> InputError:
+    """What to tell of a loss that is not finite."""
+    found = re.search(r"iteration=(\d+)", str(error))
+    assert found, "of Detectron2's trainer"
+    solver = config.SOLVER
+    last = output / "last_checkpoint"
+    state = f"last good state: {output / last.read_text()}" if last.is_file() else "no state was saved before"
+    return InputError(
+        f"the loss is not finite in iteration {found[1]} (learning rate {solver.BASE_LR:g}, batch "
+        f"{solver.IMS_PER_BATCH}); {state}; lower the rate: --opts SOLVER.BASE_LR {solver.BASE_LR / 2:g}"
+    )
+
+
+def log_to(output: Path, rank: int) -> None:
+    """Send the log lines of Detectron2 to log.txt in the run's folder, and none to the terminal."""
+    with quiet():
+        from detectron2.utils.logger import setup_logger
+    for name in ("detectron2", "fvcore"):
+        logging.getLogger(name).handlers.clear()
+        setup_logger(str(output), distributed_rank=rank, name=name, configure_stdout=False)
+
+
+def epochs(config: CfgNode, num_images: int) -> float:
+    """How often a run sees every training image."""
+    return float(config.SOLVER.MAX_ITER * config.SOLVER.IMS_PER_BATCH / num_images)
