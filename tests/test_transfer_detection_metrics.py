@@ -295,6 +295,25 @@ def test_of_two_voc_boxes_that_a_detection_overlaps_equally_the_first_is_its_own
     assert voc_matches(truth, found).values()["AP"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("boxes", "expected"), [((0, 4), 1), ((4, 0), 51 / 101)])
+def test_of_two_coco_boxes_that_a_detection_overlaps_equally_it_takes_the_later_one(
+    boxes: tuple[int, int], expected: float
+) -> None:
+    """Boxes at 0 and 4, 10 wide; the first detection lies at 2 between them, the second can only find the one at 0."""
+    truth, found = one_image([[left, 0, 10, 10] for left in boxes], [(0.9, [2, 0, 12, 10]), (0.8, [0, 0, 8, 10])])
+    assert coco_matches(truth, found).values()["AP50"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("width", range(10, 20))
+def test_overlap_that_is_exactly_a_threshold_equals_the_oracles(width: int, tmp_path: Path, registered: str) -> None:
+    """Overlaps of 10/20, ..., 19/20."""
+    found = [(0.5, [0.0, 0.0, width, 10.0])]
+    truth, detections = one_image([[0, 0, 20, 10]], found)
+    assert_same(coco_matches(truth, detections).values(), pycocotools(truth, detections)[0])
+    truth, detections = one_image([[1, 1, 20, 10]], found)
+    assert_same(voc_matches(truth, detections).values(), detectron2_voc(truth, detections, tmp_path, registered))
+
+
 @pytest.mark.parametrize(("better", "expected"), [(99, 1 / 100), (100, 0)])
 def test_hundredth_detection_of_an_image_counts_for_coco_and_the_next_does_not(better: int, expected: float) -> None:
     wrong = [(1 - i / 1000, [50.0, 50.0, 60.0, 60.0]) for i in range(better)]
@@ -372,6 +391,14 @@ def test_order_of_images_and_boxes_changes_nothing(match: Match) -> None:
 
 
 @pytest.mark.parametrize("match", MATCHES)
+def test_images_of_detections_may_come_in_any_order_even_where_scores_are_tied(match: Match) -> None:
+    truth, found = problem(4, coco=match is coco_matches)
+    rows = np.argsort(np.random.default_rng(0).permutation(truth.num_images)[found.image], kind="stable")
+    others = Detections(found.image[rows], found.label[rows], found.score[rows], found.box[rows])
+    assert match(truth, others).values() == match(truth, found).values()
+
+
+@pytest.mark.parametrize("match", MATCHES)
 def test_class_whose_images_do_not_count_is_left_out(match: Match) -> None:
     """Both classes are found in their own image, the second one after a mistake."""
     corners = np.array([[10, 10, 20, 20], [50, 50, 60, 60], [10, 10, 20, 20]], dtype=np.float32)
@@ -397,13 +424,15 @@ def test_class_without_objects_in_the_data_set_is_worth_nothing_for_voc_in_a_res
 
 
 @pytest.mark.parametrize("match", MATCHES)
-def test_intervals_are_those_of_every_metric_by_itself(match: Match) -> None:
+def test_intervals_are_percentiles_of_every_metric_by_itself_reflected_at_its_value(match: Match) -> None:
     truth, found = problem(3, coco=match is coco_matches, boxes=200)
     matches = match(truth, found)
     for key, interval in matches.intervals(level=0.8, num_resamples=50, seed=4).items():
         metric = partial(lambda counts, key: matches.values(counts)[key], key=key)
-        alone = bootstrap_interval(metric, truth.num_images, level=0.8, num_resamples=50, seed=4)
-        assert interval == pytest.approx(alone, rel=0, abs=1e-12)
+        low, high = bootstrap_interval(metric, truth.num_images, level=0.8, num_resamples=50, seed=4)
+        value = matches.values()[key]
+        reflected = max(0.0, 2 * value - high), min(1.0, 2 * value - low)
+        assert interval == pytest.approx(reflected, rel=0, abs=1e-12)
 
 
 def test_metric_without_objects_has_no_interval() -> None:

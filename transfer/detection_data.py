@@ -435,8 +435,8 @@ def _check_boxes(layout: Layout, truth: Truth, dicts: list[Record], place: Calla
         first = int(wrong[0])
         width, height = (f"{each:g}" for each in limits[first])
         raise InputError(
-            f"{place(first)}: expected a box within {width} x {height} pixels, got {truth.box[first].tolist()}, and "
-            f"{len(wrong) - 1} more boxes like that; {_AGAIN}"
+            f"{place(first)}: expected a box within {width} x {height} pixels, got {truth.box[first].tolist()} "
+            f"({len(wrong)} such boxes in all); {_AGAIN}"
         )
     over = int(np.count_nonzero(outside > _DECIMALS))
     empty = int(np.count_nonzero(sides == 0))

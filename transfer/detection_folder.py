@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,21 +21,23 @@ class DetectionFolder:
     Args:
         path: made if it is missing.
         identity: all that decides what the run computes, by name, in plain types.
-        begun: whether the folder must hold this run already (to resume or evaluate it), or must hold nothing.
+        begun: whether the folder must hold this run already (to resume or test it), or must hold nothing.
+        free: names of the identity that may differ from those of the run in the folder.
 
     Raises:
         InputError: it holds something else, is in use, or cannot be written.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any], *, begun: bool) -> None:
-        self._path, self._identity = path, json.loads(json.dumps(identity))
+    def __init__(self, path: Path, identity: dict[str, Any], *, begun: bool, free: Sequence[str] = ()) -> None:
+        self._path = path
         if begun:
-            self._check_identity()
+            self._check_identity(json.loads(json.dumps(identity)), free)
         else:
             self._refuse_content()
         self._lock = self._acquire_lock()
-        with atomic_write(path / IDENTITY) as temporary:
-            temporary.write_text(json.dumps(self._identity, indent=1) + "\n", encoding="utf-8")
+        if not begun:
+            with atomic_write(path / IDENTITY) as temporary:
+                temporary.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
 
     def __enter__(self) -> "DetectionFolder":
         return self
@@ -42,7 +45,7 @@ class DetectionFolder:
     def __exit__(self, *_: object) -> None:
         self._lock.close()
 
-    def _check_identity(self) -> None:
+    def _check_identity(self, here: dict[str, Any], free: Sequence[str]) -> None:
         path = self._path / IDENTITY
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
@@ -50,10 +53,9 @@ class DetectionFolder:
             raise InputError(f"no run in {self._path}: expected {path}; leave out --resume and --eval-only") from error
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise InputError(f"{path} is damaged ({error}); start again in another folder") from error
-        here = self._identity
         different = [
             f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
-            for key in sorted(here.keys() | there.keys())
+            for key in sorted((here.keys() | there.keys()) - set(free))
             if here.get(key) != there.get(key)
         ]
         if different:

@@ -130,7 +130,12 @@ class Matches:
     def intervals(
         self, *, level: float = 0.95, num_resamples: int = 1000, seed: int = 0
     ) -> dict[str, tuple[float, float]]:
-        """Percentile intervals over resamples of the images, those of `transfer.metrics.bootstrap_interval`.
+        """Basic bootstrap intervals over resamples of the images, within 0..1 (Davison & Hinkley 1997, section 5.2).
+
+        An image that a resample holds twice makes its average precision higher, so that percentiles lie above the
+        value, and may even exclude it; the basic interval reflects them at the value. Of 60 samples of 500 images, it
+        held the AP of the 20,000 that they were drawn from in 90 %, percentiles would in 77 %
+        (tests/benchmarks/detection_evaluation.py).
 
         All metrics are computed of the same resamples. One that has no object in a resample leaves it out.
 
@@ -142,7 +147,10 @@ class Matches:
         draw = np.random.default_rng(seed)
         rows = (draw.integers(self.num_images, size=self.num_images) for _ in range(num_resamples))
         drawn = [self.values(np.bincount(row, minlength=self.num_images)) for row in rows]
-        return {name: _interval(np.array([each[name] for each in drawn]), level) for name in drawn[0]}
+        return {
+            name: _interval(value, np.array([each[name] for each in drawn]), level)
+            for name, value in self.values().items()
+        }
 
     def _average_precisions(self, counts: Counts | None) -> Floats:
         """Of every area range, overlap and class, (A, T, K)."""
@@ -464,9 +472,9 @@ def _mean(precisions: Floats) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def _interval(values: Floats, level: float) -> tuple[float, float]:
-    known = values[~np.isnan(values)]
+def _interval(value: float, drawn: Floats, level: float) -> tuple[float, float]:
+    known = drawn[~np.isnan(drawn)]
     if not len(known):
         return float("nan"), float("nan")
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return max(0.0, 2 * value - float(high)), min(1.0, 2 * value - float(low))

@@ -140,7 +140,8 @@ def measure_cost(model: GeneralizedRCNN, config: CfgNode, dicts: Sequence[dict[s
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     is_cuda = next(model.parameters()).is_cuda
     try:
-        for size in (sizes[-1], sizes[len(sizes) // 2]):  # the first one also warms up
+        middle = sizes[len(sizes) // 2]
+        for size in (sizes[-1], middle, middle):  # a size takes longer when it comes for the first time
             seconds = _pass(model, _batch(config, dicts, batch, size), amp=config.SOLVER.AMP.ENABLED)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import logging
+import math
 import tempfile
 import time
 import warnings
@@ -18,6 +20,7 @@ from rich.table import Table
 from converters import distributed
 from converters.distributed import Ranks
 from converters.errors import InputError
+from converters.randomness import position_seed
 from converters.reading import request_from
 from converters.targets import quiet
 from transfer import detection_data, sample_data
@@ -103,13 +106,15 @@ def run(args: argparse.Namespace, ranks: Ranks) -> int:
     Raises:
         InputError: a user's mistake; nothing was overwritten.
     """
-    warnings.filterwarnings("ignore", message="torch.meshgrid")  # of Detectron2's anchors, which are as they should be
+    _silence()
     with contextlib.ExitStack() as stack:
         output = Path(stack.enter_context(tempfile.TemporaryDirectory())) if args.dry_run else args.output
         this = _prepare(args, ranks, output)
         _print_plan(this)
         if not args.dry_run:
             _open(this, stack)
+        log_to(output, ranks.rank)
+        torch.manual_seed(position_seed(args.seed, "heads"))
         model = build_model(this.config)
         if args.eval_only:
             return _measure(this, model, load_trained(model, output))
@@ -120,6 +125,12 @@ def run(args: argparse.Namespace, ranks: Ranks) -> int:
         if iterations:  # none: the untrained detector is tested
             train(model, this.config, this.records, args.seed, ranks, resume=args.resume)
         return _measure(this, model, iterations)
+
+
+def _silence() -> None:
+    """Of what Detectron2 makes torch complain about, nothing is wrong or could be mended here."""
+    warnings.filterwarnings("ignore", message="torch.meshgrid")  # its anchors mean the default
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # it asks whether it is being traced
 
 
 def _prepare(args: argparse.Namespace, ranks: Ranks, output: Path) -> _Run:
@@ -181,17 +192,17 @@ def _check_machine(config: CfgNode, ranks: Ranks) -> None:
 
 
 def _open(this: _Run, stack: contextlib.ExitStack) -> None:
-    """Take the run's folder, write the configuration into it, and send the log there."""
+    """Take the run's folder, and write the configuration into it."""
 
     def folder() -> None:
         if not this.ranks.is_main:
             return
         begun = this.args.resume or this.args.eval_only
-        stack.enter_context(DetectionFolder(this.output, this.identity, begun=begun))
+        free = ("processes",) if this.args.eval_only else ()  # which only share the images then
+        stack.enter_context(DetectionFolder(this.output, this.identity, begun=begun, free=free))
         (this.output / "config.yaml").write_text(this.config.dump(), encoding="utf-8")
 
     distributed.together(this.ranks, folder)
-    log_to(this.output, this.ranks.rank)
 
 
 def _print_plan(this: _Run) -> None:
@@ -275,6 +286,8 @@ def _results(this: _Run, boxes: BoxSet, detections: Detections, iterations: int,
     dataset, split = boxes.name.rsplit("_", 1)
     representation = this.weights.representation
     for metric, value in values.items():
+        if math.isnan(value):  # no object of this size
+            continue
         yield Result(
             task="detection",
             dataset=dataset,

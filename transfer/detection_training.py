@@ -6,7 +6,6 @@ Here all of these are functions of the seed and of the position, so that a kille
 
 import json
 import logging
-import re
 import time
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
@@ -225,6 +224,7 @@ def train(
             mapper=SeededMapper(config, seed),
             total_batch_size=config.SOLVER.IMS_PER_BATCH,
             num_workers=config.DATALOADER.NUM_WORKERS if workers is None else workers,
+            seed=seed,  # else its start would take a number from the generator that the iteration has seeded
         )
 
     trainer.reset_data_loader(lambda: loader(start))
@@ -248,7 +248,7 @@ def train(
     try:
         trainer.train(start, config.SOLVER.MAX_ITER)
     except FloatingPointError as error:
-        raise _divergence(error, config, output) from error
+        raise _divergence(trainer.iter, config, output) from error
     return start
 
 
@@ -312,26 +312,27 @@ def _is_before(line: str, start: int) -> bool:
         return False
 
 
-def _divergence(error: FloatingPointError, config: CfgNode, output: Path) -> InputError:
-    """What to tell of a loss that is not finite."""
-    found = re.search(r"iteration=(\d+)", str(error))
-    assert found, "of Detectron2's trainer"
+def _divergence(iteration: int, config: CfgNode, output: Path) -> InputError:
+    """What to tell of a loss, or of proposals, that are not finite."""
     solver = config.SOLVER
     last = output / "last_checkpoint"
     state = f"last good state: {output / last.read_text()}" if last.is_file() else "no state was saved before"
     return InputError(
-        f"the loss is not finite in iteration {found[1]} (learning rate {solver.BASE_LR:g}, batch "
+        f"the loss is not finite in iteration {iteration} (learning rate {solver.BASE_LR:g}, batch "
         f"{solver.IMS_PER_BATCH}); {state}; lower the rate: --opts SOLVER.BASE_LR {solver.BASE_LR / 2:g}"
     )
 
 
 def log_to(output: Path, rank: int) -> None:
     """Send the log lines of Detectron2 to log.txt in the run's folder, and none to the terminal."""
-    with quiet():
-        from detectron2.utils.logger import setup_logger
+    handler = logging.FileHandler(output / (f"log.txt.rank{rank}" if rank else "log.txt"))
+    handler.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
     for name in ("detectron2", "fvcore"):
-        logging.getLogger(name).handlers.clear()
-        setup_logger(str(output), distributed_rank=rank, name=name, configure_stdout=False)
+        logger = logging.getLogger(name)
+        for earlier in logger.handlers:
+            earlier.close()
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
 
 
 def epochs(config: CfgNode, num_images: int) -> float:

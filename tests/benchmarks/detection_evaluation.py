@@ -1,6 +1,7 @@
 """Our evaluation of boxes against pycocotools and Detectron2, at the sizes of COCO val2017 and VOC2007 test.
 
 On random boxes and detections; the metrics must be equal. Reading files and preparing the references is not timed.
+Then how often intervals hold the AP of the images that the test images were drawn from.
 Run by `make bench`, or by itself: python tests/benchmarks/detection_evaluation.py
 """
 
@@ -44,6 +45,7 @@ def main() -> None:
     voc[0].box[:, 2:] += voc[0].box[:, :2]
     voc[0].box[:] = np.rint(voc[0].box) + 1
     compare("VOC", "Detectron2", voc_matches, *voc, detectron2_voc)
+    coverage()
 
 
 def compare(
@@ -67,11 +69,39 @@ def compare(
         raise SystemExit(f"{name}: expected {theirs}, got {values}")
     started = time.perf_counter()
     matches.intervals(num_resamples=RESAMPLES)
+    resampling = time.perf_counter() - started
+    sizes = f"{truth.num_images} images, {truth.num_classes} classes, {len(truth.image)} boxes"
     print(
-        f"{name}: {truth.num_images} images, {truth.num_classes} classes, {len(truth.image)} boxes, "
-        f"{len(found.image)} detections: {reference_name} {seconds:.1f} s, ours {ours:.2f} s, {seconds / ours:.0f} times "
-        f"as fast; {len(values)} metrics within {worst:.0e}; {RESAMPLES} resamples {time.perf_counter() - started:.1f} s"
+        f"{name}, {sizes}, {len(found.image)} detections: {reference_name} {seconds:.1f} s, ours {ours:.2f} s, "
+        f"{seconds / ours:.0f} times as fast; {len(values)} metrics within {worst:.0e}; "
+        f"{RESAMPLES} resamples {resampling:.1f} s"
     )
+
+
+def coverage(samples: int = 60, drawn: int = 500, resamples: int = 200) -> None:
+    """Print how many 95 % intervals hold the population's AP: ours, and percentiles, which are ours reflected."""
+    population = random_problem(20_000, 5, 60_000, 200_000, ignored=0.0)
+    value = coco_matches(*population).values()["AP"]
+    draw, held = np.random.default_rng(1), np.zeros(2, dtype=int)
+    for _ in range(samples):
+        matches = coco_matches(*excerpt(*population, np.sort(draw.choice(20_000, drawn, replace=False))))
+        low, high = matches.intervals(num_resamples=resamples)["AP"]
+        twice = 2 * matches.values()["AP"]
+        held += (low <= value <= high, twice - high <= value <= twice - low)
+    print(
+        f"AP of {drawn} of 20,000 images, {samples} times: the 95 % interval holds the AP of all in "
+        f"{held[0] / samples:.0%}, percentiles would in {held[1] / samples:.0%}"
+    )
+
+
+def excerpt(truth: Truth, found: Detections, images: np.ndarray) -> tuple[Truth, Detections]:
+    """The boxes and detections of some images."""
+    number = np.full(truth.num_images, -1)
+    number[images] = np.arange(len(images))
+    here, there = number[truth.image] >= 0, number[found.image] >= 0
+    fields = (truth.label, truth.box, truth.ignored, truth.area)
+    boxes = Truth(number[truth.image[here]], *(x[here] for x in fields), len(images), truth.num_classes)
+    return boxes, Detections(number[found.image[there]], *(x[there] for x in (found.label, found.score, found.box)))
 
 
 def random_problem(images: int, classes: int, boxes: int, found: int, *, ignored: float) -> tuple[Truth, Detections]:

@@ -1,0 +1,395 @@
+"""The command from checkpoint to numbers and pictures, on excerpts in the official layouts, and what it refuses."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from converters.checkpoint import save
+from converters.targets import quiet
+from tests.test_transfer_detection_proof import trained_like
+from transfer import sample_data
+from transfer.detection import main
+from transfer.results import Result, read
+from transfer.tasks.voc2007 import CLASSES as VOC_CLASSES
+
+with quiet():
+    from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
+COMMAND = Path(__file__).parents[1] / "transfer" / "detection.py"
+NUM_TRAIN, NUM_TEST = 12, 6
+
+# small and few, so that seconds are enough; FREEZE_AT, batch norms, evaluation and all the rest are the protocol's
+SMALL = (
+    *("INPUT.MIN_SIZE_TRAIN", "(64,96)", "INPUT.MIN_SIZE_TEST", "96", "DATALOADER.NUM_WORKERS", "0"),
+    *("MODEL.RPN.PRE_NMS_TOPK_TRAIN", "100", "MODEL.RPN.POST_NMS_TOPK_TRAIN", "50"),
+    *("MODEL.RPN.PRE_NMS_TOPK_TEST", "100", "MODEL.RPN.POST_NMS_TOPK_TEST", "20", "MODEL.ROI_BOX_HEAD.FC_DIM", "64"),
+    *("SOLVER.MAX_ITER", "6", "SOLVER.STEPS", "(4,)", "SOLVER.WARMUP_ITERS", "2", "SOLVER.CHECKPOINT_PERIOD", "2"),
+)
+VOC = ("--dataset", "voc", "--voc-train", "07", "--excerpt", "--data-root", "data", "--device", "cpu")
+
+Run = Callable[..., int]
+
+
+def _as_voc(devkit: Path) -> None:
+    """Give the classes of the scenes the names of VOC's first ten, and make a VOC2012 of the same scenes."""
+    for path in (devkit / "VOC2007" / "Annotations").iterdir():
+        text = path.read_text()
+        for ours, theirs in zip(sample_data.CLASSES, VOC_CLASSES, strict=False):
+            text = text.replace(f"<name>{ours}</name>", f"<name>{theirs}</name>")
+        path.write_text(text)
+    shutil.copytree(devkit / "VOC2007", devkit / "VOC2012")
+
+
+def _as_coco(folder: Path) -> None:
+    """Give the data set COCO's 80 categories; the ids of the scenes' classes are among theirs."""
+    for path in (folder / "annotations").iterdir():
+        content = json.loads(path.read_text())
+        content["categories"] = [{"id": c["id"], "name": c["name"]} for c in COCO_CATEGORIES if c["isthing"]]
+        path.write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def excerpts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes in the layouts of VOC2007, VOC2012 and COCO."""
+    folder = tmp_path_factory.mktemp("excerpts")
+    for layout, name, convert in (("voc", "VOCdevkit", _as_voc), ("coco", "coco", _as_coco)):
+        root = sample_data.sample_root(layout, folder / "scenes", num_train=NUM_TRAIN, num_test=NUM_TEST)
+        shutil.copytree(root / name, folder / "data" / name)
+        convert(folder / "data" / name)
+    save(trained_like(), folder / "checkpoint.safetensors")
+    return folder
+
+
+@pytest.fixture
+def run(excerpts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command in an empty folder beside the excerpts."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    shutil.copytree(excerpts / "data", tmp_path / "data")
+    shutil.copy(excerpts / "checkpoint.safetensors", tmp_path)
+
+    def command(*arguments: str, opts: tuple[str, ...] = ()) -> int:
+        checkpoint = () if "--ckpt" in arguments else ("--ckpt", "checkpoint.safetensors")
+        monkeypatch.setattr(sys, "argv", ["detection.py", *arguments, *checkpoint, "--opts", *SMALL, *opts])
+        return main()
+
+    return command
+
+
+def _results(output: str = "runs/detection/voc-published") -> list[Result]:
+    results, problems = read(Path(output) / "results.jsonl")
+    assert not problems
+    return results
+
+
+def _final(output: str | Path) -> dict[str, torch.Tensor]:
+    state: dict[str, Any] = torch.load(Path(output) / "model_final.pth", weights_only=True)
+    return state["model"]  # type: ignore[no-any-return]
+
+
+def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_voc_is_trained_by_its_protocol_and_tested_by_its_rule(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*VOC) == 0
+    printed = capsys.readouterr().out
+    assert "trains of the backbone: res5 (5 tensors, 8,388,608 values, FREEZE_AT 4, FrozenBN)" in printed
+    assert "pixels: RGB, mean [123.675, 116.28, 103.53], deviation [58.395, 57.12, 57.375] of 0..255" in printed
+    assert f"train: voc_2007_trainval, {NUM_TRAIN} images" in printed
+    assert f"test: voc_2007_test, {NUM_TEST} images" in printed
+    assert "expected: " in printed
+    results = _results()
+    assert [result.metric for result in results] == ["AP", "AP50", "AP75"]
+    for result in results:
+        assert (result.task, result.dataset, result.split) == ("detection", "voc_2007", "test")
+        assert (result.protocol, result.num_examples) == ("published, opts, VOC07, excerpt", NUM_TEST)
+        assert result.details["train"] == ["voc_2007_trainval"]
+        assert result.details["iterations"] == 6
+        assert result.details["opts"] == list(SMALL)
+        assert result.interval[0] <= result.value <= result.interval[1]
+        assert "detectron2" in result.versions
+
+
+def test_only_what_the_protocol_trains_changes(run: Run) -> None:
+    assert run(*VOC) == 0
+    output = Path("runs/detection/voc-published")
+    before = torch.load(output / "backbone.pth", weights_only=True)["model"]
+    after = _final(output)
+    changed = {name.split(".")[2] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"res5"}
+    norms = [name for name in before if ".norm." in name]
+    assert norms
+    assert all(torch.equal(before[name], after[name]) for name in norms)
+
+
+def test_run_leaves_detections_pictures_curves_and_log(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    # so low a threshold that there are detections to be kept
+    assert run(*VOC, opts=("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0")) == 0
+    output = Path("runs/detection/voc-published")
+    found = json.loads((output / "detections_voc_2007_test.json").read_text())
+    ids = (Path("data") / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "test.txt").read_text().split()
+    assert {each["image_id"] for each in found} == set(ids)
+    assert {each["category_id"] for each in found} <= set(range(1, 21))
+    assert all(len(each["bbox"]) == 4 and 0 <= each["score"] <= 1 for each in found)
+    for name in ("detections.png", "curves.png"):
+        with Image.open(output / name) as image:
+            assert np.asarray(image.convert("L")).std() > 1, f"{name} is blank"
+    assert "Starting training from iteration 0" in (output / "log.txt").read_text()
+    assert "Starting training" not in capsys.readouterr().out
+    assert list(output.glob("events.out.tfevents.*"))
+    assert json.loads((output / "metrics.json").read_text().splitlines()[-1])["iteration"] == 5
+
+
+def test_coco_is_tested_by_its_rule(run: Run) -> None:
+    assert run("--dataset", "coco", "--excerpt", "--batch-size", "2", "--device", "cpu", "--output", "out") == 0
+    results = _results("out")
+    assert (
+        {"AP", "AP50", "AP75"} <= {result.metric for result in results} <= {"AP", "AP50", "AP75", "APs", "APm", "APl"}
+    )
+    assert {(result.dataset, result.split) for result in results} == {("coco_2017", "val")}
+    assert {result.protocol for result in results} == {"published, batch 2, opts, excerpt"}
+
+
+def test_voc_trains_on_both_years_unless_told_otherwise(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [each for each in VOC if each not in ("--voc-train", "07")]
+    assert run(*arguments, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "protocol: published, opts, VOC07+12, excerpt" in printed
+    assert f"over {2 * NUM_TRAIN} images with boxes" in printed
+    assert not Path("runs").exists()
+
+
+def test_data_root_is_that_of_detectron2_where_none_is_given(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("data").rename("elsewhere")
+    monkeypatch.setenv("DETECTRON2_DATASETS", "elsewhere")
+    arguments = [each for each in VOC if each not in ("--data-root", "data")]
+    assert run(*arguments, "--dry-run") == 0
+
+
+def test_unbroken_run_is_repeated_exactly_and_another_seed_is_not(run: Run) -> None:
+    for output, seed in (("one", "0"), ("two", "0"), ("three", "1")):
+        assert run(*VOC, "--output", output, "--seed", seed) == 0
+    assert _equal(_final("one"), _final("two"))
+    assert not _equal(_final("one"), _final("three"))
+    assert [result.value for result in _results("one")] == [result.value for result in _results("two")]
+
+
+def _start(folder: Path, output: str, *arguments: str, opts: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(COMMAND), *VOC, "--ckpt", "checkpoint.safetensors", "--output", output, *arguments]
+    return subprocess.Popen([*command, "--opts", *SMALL, *opts], cwd=folder, stdout=subprocess.DEVNULL)
+
+
+def test_killed_run_that_is_resumed_ends_where_an_unbroken_one_does(run: Run, tmp_path: Path) -> None:
+    """Killed by the system when its first state is there; weights, numbers and metrics are the unbroken run's."""
+    opts = ("SOLVER.MAX_ITER", "24", "SOLVER.STEPS", "(16,)")
+    process = _start(tmp_path, "broken", opts=opts)
+    while process.poll() is None and not (tmp_path / "broken" / "last_checkpoint").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "broken" / "model_final.pth").exists()
+    assert run(*VOC, "--output", "broken", "--resume", opts=opts) == 0
+    assert run(*VOC, "--output", "whole", opts=opts) == 0
+    assert _equal(_final("broken"), _final("whole"))
+    broken, whole = _results("broken"), _results("whole")
+    assert [(result.metric, result.value) for result in broken] == [(result.metric, result.value) for result in whole]
+    lines = [[json.loads(line) for line in (Path(name) / "metrics.json").open()] for name in ("broken", "whole")]
+    assert [line["iteration"] for line in lines[0]] == [line["iteration"] for line in lines[1]] == [19, 23]
+    assert lines[0][-1]["total_loss"] == lines[1][-1]["total_loss"]
+
+
+def test_finished_run_is_tested_again_and_not_recorded_twice(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*VOC) == 0
+    first = _results()
+    trained = _final("runs/detection/voc-published")
+    for again in ("--eval-only", "--resume"):
+        assert run(*VOC, again) == 0
+        assert _results() == first
+        assert _equal(_final("runs/detection/voc-published"), trained)
+    capsys.readouterr()
+
+
+def test_no_iterations_test_the_untrained_detector(run: Run) -> None:
+    assert run(*VOC, opts=("SOLVER.MAX_ITER", "0")) == 0
+    results = _results()
+    assert {result.details["iterations"] for result in results} == {0}
+    assert results[1].metric == "AP50"
+    assert results[1].value < 0.05
+    assert not Path("runs/detection/voc-published/model_final.pth").exists()
+
+
+def test_control_needs_no_certificate_and_is_named(run: Run) -> None:
+    assert run(*VOC, "--ckpt", "random:resnet18", "--seed", "3", "--output", "out", opts=("SOLVER.MAX_ITER", "2")) == 0
+    [result, *_] = _results("out")
+    assert (result.representation, result.checkpoint_sha256, result.seed) == (
+        "random initialisation, resnet18",
+        None,
+        3,
+    )
+
+
+def _two_processes(launcher: tuple[str, ...], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *launcher, *VOC, "--ckpt", "checkpoint.safetensors", *arguments, "--opts", *SMALL]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "COLUMNS": "300"},
+    )
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(COMMAND))
+
+
+@pytest.mark.parametrize(
+    ("launcher", "flags"), [(TORCHRUN, ()), ((str(COMMAND),), ("--num-gpus", "2"))], ids=["torchrun", "detectron2"]
+)
+def test_two_processes_train_one_detector_and_share_the_test(
+    run: Run, tmp_path: Path, launcher: tuple[str, ...], flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = (*flags, *(() if flags else ("--device", "cpu")))
+    done = _two_processes(launcher, tmp_path, *flags, "--output", "two")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("per cent [95 % interval") == 1
+    assert "6 iterations of 2 images on 2 cpu process(es)" in done.stdout
+    results = _results("two")
+    assert {result.details["processes"] for result in results} == {2}
+    # one process tests the same detector, on all the images, and comes to the same numbers
+    (tmp_path / "two" / "results.jsonl").rename(tmp_path / "first.jsonl")
+    assert run(*VOC, "--output", "two", "--eval-only") == 0
+    assert [result.value for result in _results("two")] == [result.value for result in results]
+    assert run(*VOC, "--output", "one") == 0
+    assert not _equal(_final("one"), _final("two")), "each process has its own images"
+    capsys.readouterr()
+
+
+def test_mistake_in_a_process_of_the_launcher_is_a_line_and_exit_code_2(run: Run, tmp_path: Path) -> None:
+    done = _two_processes((str(COMMAND),), tmp_path, "--num-gpus", "2", "--batch-size", "3")
+    assert done.returncode == 2
+    assert "expected a batch that 2 processes can share, got 3" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def _remove(path: str) -> Callable[[], None]:
+    return lambda: Path(path).unlink()
+
+
+def _replace(path: str, old: str, new: str) -> Callable[[], None]:
+    def damage() -> None:
+        text = Path(path).read_text()
+        assert old in text
+        Path(path).write_text(text.replace(old, new, 1))
+
+    return damage
+
+
+def _no_boxes() -> None:
+    for path in Path("data/VOCdevkit/VOC2007/Annotations").iterdir():
+        text = path.read_text()
+        path.write_text(text[: text.index("<object>")] + "</annotation>" if "<object>" in text else text)
+
+
+def _lose(folder: str) -> Callable[[], None]:
+    return lambda: shutil.rmtree(folder)
+
+
+ANNOTATION = "data/VOCdevkit/VOC2007/Annotations/000001.xml"
+
+
+@pytest.mark.parametrize(
+    ("damage", "arguments", "opts", "message"),
+    [
+        (_lose("data"), (), (), r"VOC.* not found"),
+        (_remove("data/VOCdevkit/VOC2007/JPEGImages/000003.jpg"), (), (), "000003.jpg"),
+        (_remove(ANNOTATION), (), (), "000001.xml"),
+        (_replace(ANNOTATION, "<xmax>", "<xmax>9"), (), (), r"expected a box within 192 x 144 pixels, got \[\d"),
+        (_no_boxes, (), (), "expected labelled objects, got none in 12 images"),
+        (None, ("--ckpt", "nowhere.pth"), (), "nowhere.pth"),
+        (None, ("--ckpt", "random:resnet18_cifar"), (), "no detector for this checkpoint"),
+        (None, ("--ckpt", "random:resnet19"), (), "unknown architecture 'resnet19'"),
+        (None, ("--protocol", "publishd"), (), "unknown protocol of voc 'publishd'; did you mean 'published'"),
+        (None, ("--protocol", "finetune"), (), "SyncBN trains on GPUs only"),
+        (None, ("--amp",), (), "--amp needs a GPU"),
+        (None, ("--batch-size", "0"), (), "--batch-size: expected 1 or more, got 0"),
+        (None, ("--seed", "-1"), (), "--seed: expected 0 or more, got -1"),
+        (None, ("--resume",), (), "no run in .*voc-published: expected"),
+        (None, ("--eval-only",), (), "no run in .*voc-published: expected"),
+        (None, ("--resume", "--eval-only"), (), "give one of them"),
+        (None, ("--num-gpus", "0"), (), "expected --num-gpus"),
+        (None, ("--num-machines", "2"), (), "several machines need --dist-url"),
+        (None, ("--num-machines", "2", "--machine-rank", "2"), (), "a --machine-rank below the latter"),
+        (None, (), ("INPUT.FORMAT", "BGR"), "the detector's backbone does not compute what the checkpoint does"),
+        (None, (), ("SOLVER.BASE_LR", "1e12"), r"the loss is not finite in iteration \d .*lower the rate"),
+        (None, (), ("SOLVER.BASE_RL", "1"), "unknown key of --opts 'SOLVER.BASE_RL'; did you mean 'SOLVER.BASE_LR'"),
+    ],
+)
+def test_mistake_is_one_line_and_exit_code_2(
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[], None] | None,
+    arguments: tuple[str, ...],
+    opts: tuple[str, ...],
+    message: str,
+) -> None:
+    if damage:
+        damage()
+    assert run(*VOC, *arguments, opts=opts) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert re.search(message, line)
+
+
+def test_official_data_set_of_another_size_is_refused_without_being_asked_for(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*(each for each in VOC if each != "--excerpt")) == 2
+    assert "expected 5011" in capsys.readouterr().err.replace(",", "")
+
+
+def test_folder_of_another_run_is_refused_and_left_alone(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*VOC) == 0
+    output = Path("runs/detection/voc-published")
+    before = {path: path.stat().st_mtime_ns for path in output.iterdir() if path.name != "run.lock"}
+    for arguments, opts, message in (
+        ((), (), "is not empty (backbone.pth, "),
+        (("--resume", "--seed", "1"), (), "holds another run: seed is 0 there and 1 here"),
+        (("--eval-only",), ("MODEL.BACKBONE.FREEZE_AT", "5"), "MODEL.BACKBONE.FREEZE_AT is 4 there and 5 here"),
+        (("--resume", "--ckpt", "random:resnet18"), (), "holds another run: checkpoint is "),
+    ):
+        capsys.readouterr()
+        assert run(*VOC, *arguments, opts=opts) == 2
+        assert message in capsys.readouterr().err
+        assert {path: path.stat().st_mtime_ns for path in output.iterdir() if path.name != "run.lock"} == before
+
+
+def test_damaged_state_is_named_with_the_one_to_fall_back_on(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*VOC) == 0
+    output = Path("runs/detection/voc-published")
+    final = output / "model_final.pth"
+    final.write_bytes(final.read_bytes()[:1000])
+    capsys.readouterr()
+    assert run(*VOC, "--eval-only") == 2
+    error = capsys.readouterr().err
+    assert f"{final} is damaged" in error
+    assert "model_0000005.pth" in error
+    (output / "last_checkpoint").write_text("model_0000005.pth")
+    assert run(*VOC, "--eval-only") == 0
