@@ -1,16 +1,16 @@
 """A run's folder, and everything in it that a resumed run needs."""
 
-import fcntl
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 
 from converters.checkpoint import atomic_write
 from converters.errors import InputError
+from converters.run_folder import lock
 
 FORMAT = 1
 
@@ -119,7 +119,7 @@ class RunFolder:
             raise InputError(f"nothing to resume: expected {self.state}; start without --resume")
         if not resume:
             self._refuse_content()
-        self._lock = self._acquire_lock()
+        self._lock = lock(path)
 
     def _refuse_content(self) -> None:
         names = sorted(x.name for x in self.path.iterdir()) if self.path.is_dir() else []
@@ -130,19 +130,6 @@ class RunFolder:
             raise InputError(
                 f"{self.path} is not empty ({held}); add --resume to continue that run, or change --output"
             )
-
-    def _acquire_lock(self) -> IO[str]:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / "run.lock").open("a")
-        except OSError as error:
-            raise InputError(f"cannot write {self.path}: {error.strerror}; choose another --output") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process dies
-        except BlockingIOError as error:
-            lock.close()
-            raise InputError(f"{self.path} is in use by a live run; choose another --output") from error
-        return lock
 
     def __enter__(self) -> "RunFolder":
         return self

@@ -1,13 +1,13 @@
 """The folder of a detection run: whose it is, so that it is continued by the same run and by no other."""
 
-import fcntl
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from converters.checkpoint import atomic_write
 from converters.errors import InputError
+from converters.run_folder import lock
 
 IDENTITY = "run.json"
 
@@ -34,7 +34,7 @@ class DetectionFolder:
             self._check_identity(json.loads(json.dumps(identity)), free)
         else:
             self._refuse_content()
-        self._lock = self._acquire_lock()
+        self._lock = lock(path)
         if not begun:
             with atomic_write(path / IDENTITY) as temporary:
                 temporary.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
@@ -69,16 +69,3 @@ class DetectionFolder:
                 f"{self._path} is not empty ({', '.join(held[:3])}); continue that run with --resume, test it with "
                 "--eval-only, or choose another --output"
             )
-
-    def _acquire_lock(self) -> IO[str]:
-        try:
-            self._path.mkdir(parents=True, exist_ok=True)
-            lock = (self._path / "run.lock").open("a")
-        except OSError as error:
-            raise InputError(f"cannot write {self._path}: {error.strerror}; choose another --output") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process dies
-        except BlockingIOError as error:
-            lock.close()
-            raise InputError(f"{self._path} is in use by a live run; choose another --output") from error
-        return lock
