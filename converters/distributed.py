@@ -15,6 +15,10 @@ from converters.errors import InputError
 T = TypeVar("T")
 
 
+class SharedInputError(InputError):
+    """A mistake that every rank knows of, so that one of them can speak for all."""
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among its peers.
@@ -79,7 +83,7 @@ def together(ranks: Ranks, action: Callable[[], T]) -> T:
     """What an action gives, once it has succeeded on every rank: a rank that failed would be waited for in vain.
 
     Raises:
-        InputError: the action raised one on some rank.
+        SharedInputError: the action raised an InputError on some rank.
         RuntimeError: it raised something else on another rank; on this one that itself.
     """
     failure: Exception | None = None
@@ -87,14 +91,33 @@ def together(ranks: Ranks, action: Callable[[], T]) -> T:
         result = action()
     except Exception as error:
         failure = error
-    failures: list[tuple[str, bool] | None] = [None] * ranks.world_size
+    mine = (str(failure), isinstance(failure, InputError)) if failure else None
+    failures: list[tuple[str, bool] | None] = [mine] * ranks.world_size
     if ranks.world_size > 1:
-        dist.all_gather_object(failures, (str(failure), isinstance(failure, InputError)) if failure else None)
-    if failure:
+        dist.all_gather_object(failures, mine)
+    if failure and not isinstance(failure, InputError):
         raise failure
     for message, is_users in filter(None, failures):
-        raise InputError(message) if is_users else RuntimeError(f"another rank failed: {message}")
+        raise SharedInputError(message) if is_users else RuntimeError(f"another rank failed: {message}")
     return result
+
+
+def agree(ranks: Ranks, value: str, mistake: str) -> None:
+    """Make sure that all ranks hold the same, before they go on as if they did.
+
+    Args:
+        ranks: this process among its peers.
+        value: what each holds.
+        mistake: what to tell the user if they differ.
+
+    Raises:
+        SharedInputError: they differ.
+    """
+    values: list[str | None] = [value] * ranks.world_size
+    if ranks.world_size > 1:
+        dist.all_gather_object(values, value)
+    if len(set(values)) > 1:
+        raise SharedInputError(mistake)
 
 
 def gather(x: Tensor, dim: int = 0) -> Tensor:

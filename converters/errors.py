@@ -57,7 +57,12 @@ def reports_input_errors(main: Callable[[], int]) -> Callable[[], int]:
         try:
             return main()
         except InputError as error:
-            print(f"error: {printable(str(error), length=4000)}", file=sys.stderr)
+            report(error)
             return 2
 
     return command
+
+
+def report(error: InputError) -> None:
+    """Print a user's mistake as one line on stderr."""
+    print(f"error: {printable(str(error), length=4000)}", file=sys.stderr, flush=True)

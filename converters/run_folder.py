@@ -1,6 +1,7 @@
 """The lock of a run's folder, so that two live runs do not write into one."""
 
 import fcntl
+import os
 from pathlib import Path
 from typing import IO
 
@@ -23,4 +24,5 @@ def lock(folder: Path) -> IO[str]:
     except BlockingIOError as error:
         held.close()
         raise InputError(f"{folder} is in use by a live run; choose another --output") from error
+    os.register_at_fork(after_in_child=held.close)  # else a loader's worker would keep the lock of a killed run
     return held

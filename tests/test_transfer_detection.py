@@ -123,6 +123,7 @@ def test_voc_is_trained_by_its_protocol_and_tested_by_its_rule(run: Run, capsys:
         assert result.details["opts"] == list(SMALL)
         assert result.interval[0] <= result.value <= result.interval[1]
         assert "detectron2" in result.versions
+        assert result.details["proof"][0].startswith("certificate: 100 tensors equal")
 
 
 def test_only_what_the_protocol_trains_changes(run: Run) -> None:
@@ -215,6 +216,27 @@ def test_killed_run_that_is_resumed_ends_where_an_unbroken_one_does(run: Run, tm
     assert [line["lr"] for line in lines[0]] == [line["lr"] for line in lines[1]]
 
 
+def test_unfinished_run_is_not_taken_for_the_protocol(run: Run) -> None:
+    assert run(*VOC) == 0
+    output = Path("runs/detection/voc-published")
+    whole = _results()
+    (output / "last_checkpoint").write_text("model_0000003.pth")
+    assert run(*VOC, "--eval-only") == 0
+    unfinished = _results()[len(whole) :]
+    assert {result.protocol for result in unfinished} == {
+        "published, opts, VOC07, excerpt, unfinished: iteration 4 of 6"
+    }
+    assert not {result.protocol_hash for result in unfinished} & {result.protocol_hash for result in whole}
+    assert unfinished[0].details["detections"] == "detections_voc_2007_test_4.json"
+    assert (output / "detections_voc_2007_test_4.json").is_file()
+
+
+def test_start_that_was_refused_does_not_block_its_folder(run: Run) -> None:
+    assert run(*VOC, opts=("INPUT.FORMAT", "BGR")) == 2
+    assert Path("runs/detection/voc-published/run.json").is_file()
+    assert run(*VOC) == 0
+
+
 def test_finished_run_is_tested_again_and_not_recorded_twice(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*VOC) == 0
     first = _results()
@@ -261,13 +283,15 @@ def _two_processes(launcher: tuple[str, ...], folder: Path, *arguments: str) -> 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(COMMAND))
 
 
+LAUNCHER = (str(COMMAND),)
+
+
 @pytest.mark.parametrize(
-    ("launcher", "flags"), [(TORCHRUN, ()), ((str(COMMAND),), ("--num-gpus", "2"))], ids=["torchrun", "detectron2"]
+    ("launcher", "flags"), [(TORCHRUN, ()), (LAUNCHER, ("--num-gpus", "2"))], ids=["torchrun", "detectron2"]
 )
 def test_two_processes_train_one_detector_and_share_the_test(
     run: Run, tmp_path: Path, launcher: tuple[str, ...], flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = (*flags, *(() if flags else ("--device", "cpu")))
     done = _two_processes(launcher, tmp_path, *flags, "--output", "two")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("per cent [95 % interval") == 1
@@ -278,16 +302,44 @@ def test_two_processes_train_one_detector_and_share_the_test(
     (tmp_path / "two" / "results.jsonl").rename(tmp_path / "first.jsonl")
     assert run(*VOC, "--output", "two", "--eval-only") == 0
     assert [result.value for result in _results("two")] == [result.value for result in results]
-    assert run(*VOC, "--output", "one") == 0
-    assert not _equal(_final("one"), _final("two")), "each process has its own images"
     capsys.readouterr()
 
 
-def test_mistake_in_a_process_of_the_launcher_is_a_line_and_exit_code_2(run: Run, tmp_path: Path) -> None:
-    done = _two_processes((str(COMMAND),), tmp_path, "--num-gpus", "2", "--batch-size", "3")
+def test_two_processes_resume_where_they_were(run: Run, tmp_path: Path) -> None:
+    """From the state after four of six iterations, which is still there, as if the kill had come then."""
+    assert _two_processes(LAUNCHER, tmp_path, "--num-gpus", "2", "--output", "two").returncode == 0
+    whole = _final(tmp_path / "two")
+    for name in ("model_final.pth", "model_0000005.pth", "results.jsonl"):
+        (tmp_path / "two" / name).unlink()
+    (tmp_path / "two" / "last_checkpoint").write_text("model_0000003.pth")
+    assert _two_processes(LAUNCHER, tmp_path, "--num-gpus", "2", "--output", "two", "--resume").returncode == 0
+    assert "Starting training from iteration 4" in (tmp_path / "two" / "log.txt").read_text()
+    assert _equal(_final(tmp_path / "two"), whole)
+    assert len(list((tmp_path / "two").glob("model_0*.pth"))) == 2, "states of before the kill are cleared away"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--batch-size", "3"), "expected a batch that 2 processes can share, got 3"),
+        (("--source", "moco"), "is this project's own file, which says itself what it is; leave out --source"),
+    ],
+)
+def test_mistake_in_processes_of_the_launcher_is_one_line_and_exit_code_2(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = _two_processes(LAUNCHER, tmp_path, "--num-gpus", "2", *arguments)
     assert done.returncode == 2
-    assert "expected a batch that 2 processes can share, got 3" in done.stderr
+    assert re.search(message, done.stderr)
+    assert done.stderr.count("error: ") == 1
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_dry_run_of_two_processes_proves_and_leaves_nothing(run: Run, tmp_path: Path) -> None:
+    done = _two_processes(LAUNCHER, tmp_path, "--num-gpus", "2", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the detector's four stages differ from the checkpoint's") == 1
     assert not (tmp_path / "runs").exists()
 
 
@@ -339,8 +391,15 @@ ANNOTATION = "data/VOCdevkit/VOC2007/Annotations/000001.xml"
         (None, ("--num-gpus", "0"), (), "expected --num-gpus"),
         (None, ("--num-machines", "2"), (), "several machines need --dist-url"),
         (None, ("--num-machines", "2", "--machine-rank", "2"), (), "a --machine-rank below the latter"),
+        (None, ("--dist-url", "tcp://here:1"), (), "and one machine has none"),
+        (None, ("--num-gpus", "2", "--device", "cuda"), (), "no GPU is visible; --device cpu starts"),
         (None, (), ("INPUT.FORMAT", "BGR"), "the detector's backbone does not compute what the checkpoint does"),
-        (None, (), ("SOLVER.BASE_LR", "1e12"), r"the loss is not finite in iteration \d .*lower the rate"),
+        (
+            None,
+            (),
+            ("SOLVER.BASE_LR", "1e12"),
+            r"the loss is not finite in iteration \d .* with a lower rate: ",
+        ),
         (None, (), ("SOLVER.BASE_RL", "1"), "unknown key of --opts 'SOLVER.BASE_RL'; did you mean 'SOLVER.BASE_LR'"),
     ],
 )
@@ -372,8 +431,9 @@ def test_folder_of_another_run_is_refused_and_left_alone(run: Run, capsys: pytes
     output = Path("runs/detection/voc-published")
     before = {path: path.stat().st_mtime_ns for path in output.iterdir() if path.name != "run.lock"}
     for arguments, opts, message in (
-        ((), (), "is not empty (backbone.pth, "),
-        (("--resume", "--seed", "1"), (), "holds another run: seed is 0 there and 1 here"),
+        ((), (), "is not empty (curves.png, "),
+        (("--resume", "--seed", "1"), (), "holds another run: SEED is 0 there and 1 here"),
+        (("--eval-only",), ("INPUT.FORMAT", "BGR"), "INPUT.FORMAT is 'RGB' there and 'BGR' here"),
         (("--eval-only",), ("MODEL.BACKBONE.FREEZE_AT", "5"), "MODEL.BACKBONE.FREEZE_AT is 4 there and 5 here"),
         (("--resume", "--ckpt", "random:resnet18"), (), "holds another run: checkpoint is "),
     ):

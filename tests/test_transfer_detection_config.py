@@ -91,7 +91,6 @@ FINE_TUNED = {
     "MODEL.FPN.NORM": "SyncBN",
     "SOLVER.IMS_PER_BATCH": 16,
     "SOLVER.BASE_LR": 0.02,
-    "SOLVER.WARMUP_ITERS": 100,
     "TEST.PRECISE_BN.ENABLED": True,
 }
 
@@ -210,6 +209,13 @@ def test_hash_is_of_the_protocol_and_not_of_checkpoint_seed_or_folder() -> None:
     assert plan(amp=True).protocol_hash != plan().protocol_hash
 
 
+def test_identity_is_also_of_the_checkpoints_pixels_and_the_seed() -> None:
+    swapped = plan(opts=["INPUT.FORMAT", "BGR"])
+    assert swapped.settings == plan().settings
+    assert swapped.identity != plan().identity
+    assert plan().identity["SEED"] == 3
+
+
 def test_options_reach_detectron2_unchanged_and_are_recorded() -> None:
     changed = plan(opts=["SOLVER.BASE_LR", "0.01", "MODEL.BACKBONE.FREEZE_AT", "5"], batch_size=4)
     assert (changed.config.SOLVER.BASE_LR, changed.config.MODEL.BACKBONE.FREEZE_AT) == (0.01, 5)
@@ -224,7 +230,11 @@ def test_options_reach_detectron2_unchanged_and_are_recorded() -> None:
         ({"opts": ["SOLVER.BASE_RL", "1"]}, "unknown key of --opts 'SOLVER.BASE_RL'; did you mean 'SOLVER.BASE_LR'"),
         ({"opts": ["SOLVER.MAX_ITER", "many"]}, "--opts: .*MAX_ITER.*; give a value of the same type"),
         ({"opts": ["OUTPUT_DIR", "x"]}, "OUTPUT_DIR is set by --output; use that"),
-        ({"opts": ["MODEL.MASK_ON", "True"]}, "MODEL.MASK_ON cannot be changed here"),
+        ({"opts": ["MODEL.MASK_ON", "True"]}, "MODEL.MASK_ON would change nothing here, or break the run"),
+        ({"opts": ["TEST.AUG.ENABLED", "True"]}, "TEST.AUG.ENABLED would change nothing here"),
+        ({"opts": ["TEST.EVAL_PERIOD", "100"]}, "TEST.EVAL_PERIOD would change nothing here"),
+        ({"opts": ["DATALOADER.SAMPLER_TRAIN", "x"]}, "DATALOADER.SAMPLER_TRAIN would change nothing here"),
+        ({"dataset": "coco", "batch_size": 4096}, "expected the warm-up of 1000 iterations to end before the rate"),
         ({"batch_size": 0}, "--batch-size: expected 1 or more, got 0"),
         ({"arch": "resnet18_cifar"}, "no detector for this checkpoint: .*resnet18_cifar; give one of ResNet-18"),
         ({"protocol": "sample"}, "unknown protocol of voc 'sample'"),

@@ -270,11 +270,11 @@ BAD_VOC: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no image": (
         lambda folder: [each.unlink() for each in (folder / "JPEGImages").glob("00001*")],
-        "trainval.txt: expected .*/JPEGImages/000012.jpg, which does not exist, nor do 0 more of 3 such files",
+        "trainval.txt: expected .*/JPEGImages/000012.jpg, which does not exist .1 of 3 such files are missing",
     ),
     "no annotations": (
         lambda folder: shutil.rmtree(folder / "Annotations"),
-        "trainval.txt: expected .*/Annotations/000012.xml, which does not exist, nor do 2 more of 3 such files",
+        "trainval.txt: expected .*/Annotations/000012.xml, which does not exist .3 of 3 such files are missing",
     ),
     "two columns": (
         lambda folder: edit(folder / TRAINVAL, "000005", "000005 1"),
@@ -350,6 +350,11 @@ BAD_COCO: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no categories": (lambda content: content.pop("categories"), "train2017.json holds no .*KeyError.'categories'"),
     "no area": (lambda content: content["annotations"][0].pop("area"), "train2017.json holds no .*KeyError.'area'"),
     "height as text": (change("images", 0, "height", to="32"), "holds no .*expected numbers as height"),
+    "no file name": (lambda content: content["images"][0].pop("file_name"), "holds no .*KeyError.'file_name'"),
+    "other width": (
+        change("images", 0, "width", to=50),
+        "train2017.json: expected 48 x 32 pixels, the size of 0.*9.jpg, got 50 x 32",
+    ),
     "three numbers": (change(*FIRST, "bbox", to=[1, 2, 3]), "holds no .*expected four numbers as bbox"),
     "text in a box": (change(*FIRST, "bbox", to=[1, 2, 3, "4"]), "holds no .*expected four numbers as bbox"),
     "mask of numbers": (change(*FIRST, "segmentation", to=[1, 2]), "train2017.json holds no instances"),
@@ -363,7 +368,7 @@ BAD_COCO: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "repeated image": (change("images", 0, "id", to=3), "expected each image id once, got 3 repeatedly"),
     "missing file": (
         change("images", 0, "file_name", to="9.jpg"),
-        "train2017.json: expected .*train2017/9.jpg, which does not exist, nor do 0 more of 3 such files",
+        "train2017.json: expected .*train2017/9.jpg, which does not exist .1 of 3 such files are missing",
     ),
     "other name": (
         change("categories", 0, "name", to="broom"),

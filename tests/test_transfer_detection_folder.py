@@ -24,6 +24,16 @@ def test_start_that_was_killed_at_once_does_not_block_the_folder(tmp_path: Path)
     (tmp_path / "run.lock").touch()
     (tmp_path / f".{IDENTITY}.abc.part").touch()
     begin(tmp_path)
+    (tmp_path / "backbone.pth").touch()
+    begin(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "model_0000199.pth", "results.jsonl", "notes.txt"])
+def test_folder_that_holds_something_is_refused(tmp_path: Path, name: str) -> None:
+    begin(tmp_path)
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match=rf"is not empty \({name}\); continue that run with --resume, test it with"):
+        begin(tmp_path)
 
 
 def test_run_is_found_again_and_its_identity_is_not_rewritten(tmp_path: Path) -> None:

@@ -125,11 +125,11 @@ def test_metrics_that_will_be_computed_again_are_dropped(tmp_path: Path) -> None
 
 def test_divergence_names_iteration_rate_batch_and_last_state(tmp_path: Path) -> None:
     config = read_protocol("voc", "published")
-    before = str(_divergence(412, config, tmp_path))
+    before = str(_divergence(412, 0.00125, config, tmp_path))
     assert before == (
-        "the loss is not finite in iteration 412 (learning rate 0.0025, batch 2); no state was saved before; lower the "
-        "rate: --opts SOLVER.BASE_LR 0.00125"
+        "the loss is not finite in iteration 412 (learning rate 0.00125 of 0.0025, batch 2); no state was saved "
+        "before; start again in another --output with a lower rate: --opts SOLVER.BASE_LR 0.00125"
     )
     (tmp_path / "last_checkpoint").write_text("model_0000399.pth")
-    assert f"last good state: {tmp_path / 'model_0000399.pth'}" in str(_divergence(412, config, tmp_path))
-    assert isinstance(_divergence(412, config, tmp_path), InputError)
+    assert f"last good state: {tmp_path / 'model_0000399.pth'}" in str(_divergence(412, 0.00125, config, tmp_path))
+    assert isinstance(_divergence(412, 0.00125, config, tmp_path), InputError)

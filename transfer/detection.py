@@ -9,14 +9,15 @@ if not __package__:  # started by path: import this checkout, not this folder
 import argparse
 import importlib
 import os
+import traceback
 
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from converters import distributed
 from converters.devices import find_device
-from converters.distributed import Ranks
-from converters.errors import ArgumentParser, InputError, reports_input_errors
+from converters.distributed import Ranks, SharedInputError
+from converters.errors import ArgumentParser, InputError, report, reports_input_errors
 from converters.reading import add_reading_arguments
 from converters.targets import quiet
 
@@ -30,9 +31,12 @@ def main() -> int:
     _find_detectron2()
     if "WORLD_SIZE" in os.environ:
         return _under_torchrun(args)
-    if args.num_gpus * args.num_machines == 1:
-        return _run(args, Ranks(0, 1, find_device(args.device)))
-    return _launch(args)
+    if args.num_gpus * args.num_machines > 1:
+        return _launch(args)
+    device = find_device(args.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return _run(args, Ranks(0, 1, device))
 
 
 def _parse() -> argparse.Namespace:
@@ -49,14 +53,14 @@ def _parse() -> argparse.Namespace:
     add_reading_arguments(parser)
     parser.add_argument("--allow-unverified", action="store_true", help="start without a valid certificate")
     parser.add_argument("--data-root", type=Path, help="folder of the data sets (default: $DETECTRON2_DATASETS, data)")
-    parser.add_argument("--voc-train", default="07+12", choices=("07+12", "07"), help="trainval sets to train on")
+    parser.add_argument("--voc-train", choices=("07+12", "07"), help="VOC: trainval sets to train on (default: 07+12)")
     parser.add_argument("--excerpt", action="store_true", help="accept a data set of another size than official")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images per iteration; rescales the schedule")
     parser.add_argument("--amp", action="store_true", help="mixed precision, on GPUs")
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine; or use torchrun")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0)
-    parser.add_argument("--dist-url", default="auto", help="tcp://HOST:PORT of the first machine, where there are more")
+    parser.add_argument("--dist-url", help="tcp://HOST:PORT of the first machine, where there are several")
     parser.add_argument("--output", type=Path, help="folder of the run (default: runs/detection/DATASET-PROTOCOL)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument("--eval-only", action="store_true", help="test the last state of the run in --output")
@@ -71,7 +75,22 @@ def _parse() -> argparse.Namespace:
         raise InputError(f"--seed: expected 0 or more, got {args.seed}")
     if args.resume and args.eval_only:
         raise InputError("--resume trains and --eval-only does not; give one of them")
+    if args.dataset == "voc":
+        args.voc_train = args.voc_train or "07+12"
+    elif args.voc_train:
+        raise InputError(f"--voc-train belongs to --dataset voc; leave it out of --dataset {args.dataset}")
+    _check_processes(args)
     return args
+
+
+def _check_processes(args: argparse.Namespace) -> None:
+    if min(args.num_gpus, args.num_machines) < 1 or not 0 <= args.machine_rank < args.num_machines:
+        raise InputError(
+            f"expected --num-gpus and --num-machines of 1 or more and a --machine-rank below the latter, got "
+            f"{args.num_gpus}, {args.num_machines} and {args.machine_rank}"
+        )
+    if (args.num_machines > 1) != (args.dist_url is not None):
+        raise InputError("several machines need --dist-url tcp://HOST:PORT of the first one, and one machine has none")
 
 
 def _find_detectron2() -> None:
@@ -89,6 +108,29 @@ def _run(args: argparse.Namespace, ranks: Ranks) -> int:
     return run(args, ranks)
 
 
+def _run_as_one_of_many(args: argparse.Namespace, ranks: Ranks) -> int:
+    """Do one process's share. Of a mistake that all know of, the main one tells; any other error ends all at once."""
+    from detectron2.utils import comm
+
+    try:
+        code = _run(args, ranks)
+    except SharedInputError as error:
+        if ranks.is_main:
+            report(error)
+        distributed.together(ranks, lambda: None)  # the launcher stops the others when the first one ends
+        code = 2
+    except Exception as error:
+        report(error) if isinstance(error, InputError) else traceback.print_exc()
+        sys.stdout.flush()
+        # the others may wait for this process in a collective, and leaving the group would wait for them
+        os._exit(2 if isinstance(error, InputError) else 1)
+    # a process that ends while Detectron2 still holds its groups is aborted now and then, with gloo
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()
+    distributed.leave()
+    return code
+
+
 def _under_torchrun(args: argparse.Namespace) -> int:
     if args.num_gpus * args.num_machines > 1:
         raise InputError("--num-gpus and --num-machines start processes, and torchrun has done so; give one of them")
@@ -96,10 +138,7 @@ def _under_torchrun(args: argparse.Namespace) -> int:
 
     ranks = distributed.join(args.device)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
-    try:
-        return _run(args, ranks)
-    finally:
-        distributed.leave()
+    return _run_as_one_of_many(args, ranks)
 
 
 def _launch(args: argparse.Namespace) -> int:
@@ -107,17 +146,13 @@ def _launch(args: argparse.Namespace) -> int:
     from detectron2.engine import launch
 
     num_devices = torch.cuda.device_count()
-    if min(args.num_gpus, args.num_machines) < 1 or not 0 <= args.machine_rank < args.num_machines:
-        raise InputError(
-            f"expected --num-gpus and --num-machines of 1 or more and a --machine-rank below the latter, got "
-            f"{args.num_gpus}, {args.num_machines} and {args.machine_rank}"
-        )
-    if args.num_machines > 1 and args.dist_url == "auto":
-        raise InputError("several machines need --dist-url tcp://HOST:PORT of the first one, the same on all")
+    if not num_devices and args.device != "cpu":
+        raise InputError(f"--num-gpus {args.num_gpus}: no GPU is visible; --device cpu starts processes on the CPU")
     if num_devices and (args.num_gpus > num_devices or args.device not in (None, "cuda")):
         raise InputError(f"--num-gpus {args.num_gpus}: expected at most {num_devices}, and no --device; use torchrun")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:`torch.jit.script`:FutureWarning")  # Detectron2's, in each process
     try:
-        launch(_work, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+        launch(_work, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url or "auto", args=(args,))
     except ProcessExitedException as error:
         if error.exit_code != 2:  # which has said its line
             raise
@@ -131,10 +166,7 @@ def _work(args: argparse.Namespace) -> None:
 
     device = f"cuda:{comm.get_local_rank()}" if torch.cuda.is_available() else "cpu"
     ranks = Ranks(comm.get_rank(), comm.get_world_size(), find_device(device))
-    code = reports_input_errors(lambda: _run(args, ranks))()
-    distributed.leave()
-    if code:
-        raise SystemExit(code)
+    raise SystemExit(_run_as_one_of_many(args, ranks))
 
 
 if __name__ == "__main__":

@@ -17,11 +17,17 @@ with quiet():
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "detection"
 
-# what decides where and how fast a run computes, and what belongs to the checkpoint instead of the protocol
+# what decides where and how fast a run computes
+_PLACE = (
+    *("OUTPUT_DIR", "VERSION", "VIS_PERIOD", "MODEL.DEVICE", "MODEL.WEIGHTS"),
+    *("DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD"),
+)
+
+# what belongs to the checkpoint and the run instead of the protocol
 _NO_PROTOCOL = (
-    *("OUTPUT_DIR", "SEED", "VERSION", "CUDNN_BENCHMARK", "VIS_PERIOD", "MODEL.DEVICE", "MODEL.WEIGHTS"),
-    *("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT", "MODEL.RESNETS.DEPTH", "MODEL.RESNETS.RES2_OUT_CHANNELS"),
-    *("DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"),
+    *_PLACE,
+    *("SEED", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT"),
+    *("MODEL.RESNETS.DEPTH", "MODEL.RESNETS.RES2_OUT_CHANNELS"),
 )
 
 # keys with a flag of their own, which does more than to set them
@@ -36,14 +42,12 @@ _FLAGS = {
     "SOLVER.AMP.ENABLED": "--amp",
 }
 
-# what would need more than boxes, or another order of the images than the one that a resumed run finds again
-_FIXED = (
-    "MODEL.MASK_ON",
-    "MODEL.KEYPOINT_ON",
-    "MODEL.LOAD_PROPOSALS",
-    "DATALOADER.SAMPLER_TRAIN",
-    "DATALOADER.ASPECT_RATIO_GROUPING",
+# what a run here acts upon; what needs more than boxes is not among it, nor what would change the order of the images
+_OPEN = (
+    *("MODEL.", "INPUT.", "SOLVER.", "VIS_PERIOD", "DATALOADER.NUM_WORKERS", "DATALOADER.FILTER_EMPTY_ANNOTATIONS"),
+    *("TEST.DETECTIONS_PER_IMAGE", "TEST.PRECISE_BN."),
 )
+_CLOSED = ("MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS", "SOLVER.REFERENCE_WORLD_SIZE")
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,11 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """Every setting of the protocol, by its key."""
         return {key: value for key, value in flatten(self.config).items() if key not in _NO_PROTOCOL}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Every setting that changes a number, those of the checkpoint and the seed included, by its key."""
+        return {key: value for key, value in flatten(self.config).items() if key not in _PLACE}
 
     @property
     def protocol_hash(self) -> str:
@@ -150,7 +159,7 @@ def rescale(config: CfgNode, batch_size: int) -> list[str]:
     """Train on batches of another size by the linear rule: the rate follows the batch, the number of images stays.
 
     Goyal et al. 2017, section 2.1, with the iterations divided as moco issue 11 reports it for detection. The warm-up
-    is left alone, as the published VOC protocol left it. Learning rate, iterations, steps and periods change.
+    is left alone, as the published VOC protocol left it. Learning rate, iterations, steps and period of states change.
 
     Args:
         config: changed in place.
@@ -160,7 +169,7 @@ def rescale(config: CfgNode, batch_size: int) -> list[str]:
         What changed, a sentence each; nothing if the batch is the protocol's own.
 
     Raises:
-        InputError: less than one image.
+        InputError: less than one image, or so many that the warm-up would last until the first step or the end.
     """
     if batch_size < 1:
         raise InputError(f"--batch-size: expected 1 or more, got {batch_size}")
@@ -174,7 +183,11 @@ def rescale(config: CfgNode, batch_size: int) -> list[str]:
     solver.MAX_ITER = round(solver.MAX_ITER / ratio)
     solver.STEPS = tuple(round(step / ratio) for step in solver.STEPS)
     solver.CHECKPOINT_PERIOD = max(1, round(solver.CHECKPOINT_PERIOD / ratio))
-    config.TEST.EVAL_PERIOD = round(config.TEST.EVAL_PERIOD / ratio)
+    if min((*solver.STEPS, solver.MAX_ITER)) <= solver.WARMUP_ITERS:
+        raise InputError(
+            f"--batch-size {batch_size}: expected the warm-up of {solver.WARMUP_ITERS} iterations to end before the "
+            f"rate falls or the run ends, here after {min((*solver.STEPS, solver.MAX_ITER))}; use smaller batches"
+        )
     return [
         f"batch {before} -> {batch_size}, learning rate {old[0]:g} -> {solver.BASE_LR:g}, iterations {old[1]} -> "
         f"{solver.MAX_ITER}, steps {_steps(old[2])} -> {_steps(solver.STEPS)}; warm-up of {solver.WARMUP_ITERS} "
@@ -208,10 +221,10 @@ def _use_options(config: CfgNode, opts: Sequence[str]) -> None:
     for key in opts[::2]:
         if key in _FLAGS:
             raise InputError(f"--opts: {key} is set by {_FLAGS[key]}; use that")
-        if key in _FIXED:
-            raise InputError(f"--opts: {key} cannot be changed here; leave it out")
         if key not in known:
             raise unknown("key of --opts", key, known)
+        if key in _CLOSED or not key.startswith(_OPEN):
+            raise InputError(f"--opts: {key} would change nothing here, or break the run; leave it out")
     try:
         config.merge_from_list(list(opts))
     except (ValueError, AssertionError) as error:

@@ -11,6 +11,7 @@ import os
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -264,7 +265,7 @@ def _text(element: ElementTree.Element, path: str) -> str:
     return text
 
 
-def _check_header(xml: Path, size: tuple[int, int], jpeg: Path) -> None:
+def _check_header(place: Path, size: tuple[int, int], jpeg: Path) -> None:
     """Refuse an image that is not as large as its annotation says; opening reads no more than its header."""
     try:
         with Image.open(jpeg) as image:
@@ -273,7 +274,7 @@ def _check_header(xml: Path, size: tuple[int, int], jpeg: Path) -> None:
         raise InputError(f"cannot read {jpeg} ({error}); {_AGAIN}") from error
     if actual != size:
         sizes = [" x ".join(map(str, each)) for each in (actual, size)]
-        raise InputError(f"{xml}: expected {sizes[0]} pixels, the size of {jpeg.name}, got {sizes[1]}; {_AGAIN}")
+        raise InputError(f"{place}: expected {sizes[0]} pixels, the size of {jpeg.name}, got {sizes[1]}; {_AGAIN}")
 
 
 def _coco_folder(root: Path) -> Path:
@@ -287,6 +288,9 @@ def _coco_set(name: str, folder: Path, split: str, expected: Mapping[int, str], 
     _check_unique(path, "image id", [each["id"] for each in images])
     _check_count(name, path, len(images), check_sizes)
     _check_files(path, image_root, [each["file_name"] for each in images])
+    with ThreadPoolExecutor() as pool:  # of a disk that is far away, many files can be asked for at once
+        sizes = ((each["width"], each["height"]) for each in images)
+        list(pool.map(partial(_check_header, path), sizes, (image_root / each["file_name"] for each in images)))
     rows = {each["id"]: row for row, each in enumerate(images)}
     labels = {number: label for label, number in enumerate(categories)}
     _check_annotations(path, annotations, rows, labels)
@@ -322,6 +326,8 @@ def _read_coco(path: Path) -> tuple[list[Record], list[Record], dict[int, str]]:
         content = json.loads(path.read_bytes(), object_hook=_without_mask)
         images, categories = (sorted(content[each], key=itemgetter("id")) for each in ("images", "categories"))
         annotations = content["annotations"]
+        if not all(isinstance(each["file_name"], str) for each in images):
+            raise TypeError("expected text as file_name")
         _check_numbers(images, "id", "height", "width")
         _check_numbers(annotations, "id", "image_id", "category_id", "iscrowd", "area")  # what pycocotools reads
         if not all(len(each["bbox"]) == 4 and {*map(type, each["bbox"])} <= {int, float} for each in annotations):
@@ -493,8 +499,8 @@ def _check_files(listing: Path, folder: Path, names: Sequence[str]) -> None:
     missing = [name for name in names if name not in present]
     if missing:
         raise InputError(
-            f"{listing}: expected {folder / missing[0]}, which does not exist, nor do {len(missing) - 1} more of "
-            f"{len(names)} such files; {_AGAIN}"
+            f"{listing}: expected {folder / missing[0]}, which does not exist ({len(missing)} of {len(names)} "
+            f"such files are missing); {_AGAIN}"
         )
 
 

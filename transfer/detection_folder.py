@@ -11,8 +11,8 @@ from converters.run_folder import lock
 
 IDENTITY = "run.json"
 
-# what a start that was killed before it wrote its identity may have left
-_LEFT_OVER = ("run.lock", f".{IDENTITY}.")
+# what a start leaves that ended before the first iteration: nothing to keep
+_LEFT_OVER = ("run.lock", IDENTITY, f".{IDENTITY}.", "config.yaml", "backbone.", "proof.json", "log.txt")
 
 
 class DetectionFolder:

@@ -117,7 +117,8 @@ class Cost:
 
     Attributes:
         seconds: of an iteration at the middle of the training sizes.
-        memory: bytes at the largest of them: on a GPU allocated, on a CPU of the whole process.
+        memory: bytes at the largest of them: on a GPU allocated, without the optimiser's momentum; on a CPU of the
+            whole process.
     """
 
     seconds: float
@@ -138,7 +139,7 @@ def measure_cost(model: GeneralizedRCNN, config: CfgNode, dicts: Sequence[dict[s
     """
     sizes = sorted(config.INPUT.MIN_SIZE_TRAIN)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    is_cuda = next(model.parameters()).is_cuda
+    device = next(model.parameters()).device
     try:
         middle = sizes[len(sizes) // 2]
         for size in (sizes[-1], middle, middle):  # a size takes longer when it comes for the first time
@@ -149,7 +150,11 @@ def measure_cost(model: GeneralizedRCNN, config: CfgNode, dicts: Sequence[dict[s
         raise InputError(
             f"not enough memory for {batch} images of {size} px in a process; lower --batch-size, or use more GPUs"
         ) from error
-    memory = torch.cuda.max_memory_allocated() if is_cuda else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = (
+        torch.cuda.max_memory_allocated(device)
+        if device.type == "cuda"
+        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    )
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
     return Cost(seconds, memory)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import logging
 import math
 import tempfile
@@ -27,22 +28,23 @@ from transfer import detection_data, sample_data
 from transfer.detection_config import Plan, build_plan
 from transfer.detection_data import BoxData, BoxSet, Record
 from transfer.detection_evaluation import detect, match, write_detections
-from transfer.detection_folder import DetectionFolder
+from transfer.detection_folder import IDENTITY, DetectionFolder
 from transfer.detection_metrics import Detections
 from transfer.detection_pictures import draw_curves, draw_detections
 from transfer.detection_proof import check_features, check_trainable, measure_cost
-from transfer.detection_training import METRICS, epochs, load_trained, log_to, train
+from transfer.detection_training import METRICS, epochs, load_trained, logged_to, train
 from transfer.detection_weights import FILE, Weights, certify, choose
-from transfer.results import Result, append, current_versions, read
+from transfer.results import Result, append, current_versions, protocol_hash, read
 
 with quiet():
     import detectron2
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.config import CfgNode
-    from detectron2.data import get_detection_dataset_dicts
+    from detectron2.data.build import filter_images_with_only_crowd_annotations
     from detectron2.modeling import GeneralizedRCNN, build_model
 
 RESULTS = "results.jsonl"
+PROOF = "proof.json"
 
 _SCENES = Path("runs/scenes")
 
@@ -87,11 +89,10 @@ class _Run:
         """All that decides what the run computes."""
         representation = self.weights.representation
         return {
-            **self.plan.settings,
+            **self.plan.identity,
             "checkpoint": representation.sha256 or representation.label,
             "reading": representation.reading,
             "data": {each.name: each.fingerprint for each in (*self.data.train, *self.data.test)},
-            "seed": self.args.seed,
             "processes": self.ranks.world_size,
         }
 
@@ -108,28 +109,40 @@ def run(args: argparse.Namespace, ranks: Ranks) -> int:
     """
     _silence()
     with contextlib.ExitStack() as stack:
-        output = Path(stack.enter_context(tempfile.TemporaryDirectory())) if args.dry_run else args.output
-        this = _prepare(args, ranks, output)
+        output = _output(args, ranks, stack)
+        this = distributed.together(ranks, lambda: _prepare(args, ranks, output))
         _print_plan(this)
         if not args.dry_run:
             _open(this, stack)
-        log_to(output, ranks.rank)
+        distributed.together(ranks, lambda: stack.enter_context(logged_to(output, ranks.rank)))
         torch.manual_seed(position_seed(args.seed, "heads"))
         model = build_model(this.config)
         if args.eval_only:
-            return _measure(this, model, load_trained(model, output))
-        _prove(this, model)
-        if args.dry_run:
-            return 0
-        iterations = this.config.SOLVER.MAX_ITER
-        if iterations:  # none: the untrained detector is tested
-            train(model, this.config, this.records, args.seed, ranks, resume=args.resume)
-        return _measure(this, model, iterations)
+            iterations = distributed.together(ranks, lambda: load_trained(model, output))
+        else:
+            _prove(this, model)
+            iterations = this.config.SOLVER.MAX_ITER
+        if not args.dry_run:
+            if iterations and not args.eval_only:  # none: the untrained detector is tested
+                train(model, this.config, this.records, args.seed, ranks, resume=args.resume)
+            _measure(this, model, iterations)
+        distributed.together(ranks, lambda: None)  # before the main process removes what it has lent to the others
+    return 0
+
+
+def _output(args: argparse.Namespace, ranks: Ranks, stack: contextlib.ExitStack) -> Path:
+    """The run's folder; for a dry run a temporary one, the main process's for all."""
+    if not args.dry_run:
+        return Path(args.output)
+    temporary = distributed.from_main(stack.enter_context(tempfile.TemporaryDirectory()) if ranks.is_main else None)
+    assert temporary is not None
+    return Path(temporary)
 
 
 def _silence() -> None:
     """Of what Detectron2 makes torch complain about, nothing is wrong or could be mended here."""
     warnings.filterwarnings("ignore", message="torch.meshgrid")  # its anchors mean the default
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # by a name that torch 2.6 lacks
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # it asks whether it is being traced
 
 
@@ -139,9 +152,7 @@ def _prepare(args: argparse.Namespace, ranks: Ranks, output: Path) -> _Run:
     data = _data(args)
     detection_data.register(data)
     names = [each.name for each in data.train]
-    with quiet():
-        records = get_detection_dataset_dicts(names, filter_empty=True)
-    images = [record["file_name"] for record in records]
+    images = [record["file_name"] for each in data.train for record in each.dicts]
     weights = choose(args.ckpt, request_from(args), args.seed, images, ranks.device)
     settings = {
         "DATASETS.TRAIN": tuple(names),
@@ -162,6 +173,9 @@ def _prepare(args: argparse.Namespace, ranks: Ranks, output: Path) -> _Run:
         opts=args.opts,
     )
     _check_machine(plan.config, ranks)
+    records = [record for each in data.train for record in each.dicts]
+    if plan.config.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        records = filter_images_with_only_crowd_annotations(records)
     return _Run(args, ranks, output, data, records, weights, plan, console)
 
 
@@ -203,6 +217,11 @@ def _open(this: _Run, stack: contextlib.ExitStack) -> None:
         (this.output / "config.yaml").write_text(this.config.dump(), encoding="utf-8")
 
     distributed.together(this.ranks, folder)
+    distributed.agree(
+        this.ranks, json.dumps(this.identity), "the processes do not read the same data or weights; give all the same"
+    )
+    seen = (this.output / IDENTITY).is_file()
+    distributed.agree(this.ranks, str(seen), f"{this.output} is not seen by all machines; --output must be shared")
 
 
 def _print_plan(this: _Run) -> None:
@@ -242,24 +261,28 @@ def _prove(this: _Run, model: GeneralizedRCNN) -> None:
     def written() -> list[str]:
         return certify(this.weights, request, path, allow_unverified=args.allow_unverified)
 
+    def proven() -> list[str]:
+        DetectionCheckpointer(model).load(str(path))
+        return [*check_trainable(model, this.config), check_features(model, this.config, this.weights.checkpoint)]
+
     lines = distributed.together(this.ranks, lambda: written() if this.ranks.is_main else [])
-    DetectionCheckpointer(model).load(str(path))
-    lines += check_trainable(model, this.config)
-    lines.append(check_features(model, this.config, this.weights.checkpoint))
+    lines += distributed.together(this.ranks, proven)
     for line in lines:
         this.console.print(line, markup=False)
+    if this.ranks.is_main:
+        (this.output / PROOF).write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
     if this.config.SOLVER.MAX_ITER:
         batch = this.config.SOLVER.IMS_PER_BATCH // this.ranks.world_size
         cost = distributed.together(this.ranks, lambda: measure_cost(model, this.config, this.records, batch))
         seconds = cost.seconds * this.config.SOLVER.MAX_ITER
         this.console.print(
-            f"expected: {cost.memory / 2**30:.1f} GiB in a process, {cost.seconds:.2f} s an iteration, "
+            f"expected: {cost.memory / 2**30:.1f} GiB in a process for an iteration of {cost.seconds:.2f} s, "
             f"{_duration(seconds)} in all, without tests",
             markup=False,
         )
 
 
-def _measure(this: _Run, model: GeneralizedRCNN, iterations: int) -> int:
+def _measure(this: _Run, model: GeneralizedRCNN, iterations: int) -> None:
     """Test the detector, and record what it finds and how good that is."""
     new = []
     for index, boxes in enumerate(this.data.test):
@@ -267,22 +290,26 @@ def _measure(this: _Run, model: GeneralizedRCNN, iterations: int) -> int:
         detections = detect(model, this.config, boxes, this.ranks)
         if detections is None:
             continue
-        write_detections(boxes, detections, this.output / f"detections_{boxes.name}.json")
+        write_detections(boxes, detections, this.output / _detections_file(this, boxes, iterations))
         new += list(_results(this, boxes, detections, iterations, started))
         if index == 0:
             draw_detections(boxes, detections, this.output / "detections.png")
     if this.ranks.is_main:
         if (this.output / METRICS).is_file():
             draw_curves(this.output / METRICS, this.output / "curves.png")
-        _record(new, this.output / RESULTS)
-        _print_results(this, new)
-    return 0
+        _print_results(this, _record(new, this.output / RESULTS))
 
 
 def _results(this: _Run, boxes: BoxSet, detections: Detections, iterations: int, started: float) -> Iterator[Result]:
     matches = match(boxes, detections)
     values, intervals = matches.values(), matches.intervals()
-    classes = dict(zip(boxes.classes, matches.per_class().tolist(), strict=True))
+    classes = {
+        name: value
+        for name, value in zip(boxes.classes, matches.per_class().tolist(), strict=True)
+        if not math.isnan(value)
+    }
+    protocol, settings = _named(this, iterations)
+    proof = json.loads((this.output / PROOF).read_text(encoding="utf-8"))
     dataset, split = boxes.name.rsplit("_", 1)
     representation = this.weights.representation
     for metric, value in values.items():
@@ -292,8 +319,8 @@ def _results(this: _Run, boxes: BoxSet, detections: Detections, iterations: int,
             task="detection",
             dataset=dataset,
             split=split,
-            protocol=this.protocol,
-            protocol_hash=this.plan.protocol_hash,
+            protocol=protocol,
+            protocol_hash=protocol_hash(settings),
             metric=metric,
             value=value,
             unit="share",
@@ -311,9 +338,10 @@ def _results(this: _Run, boxes: BoxSet, detections: Detections, iterations: int,
                 "processes": this.ranks.world_size,
                 "device": _device_name(this.ranks.device),
                 "opts": this.args.opts,
-                "settings": this.plan.settings,
+                "settings": settings,
                 "data": boxes.fingerprint,
-                "detections": f"detections_{boxes.name}.json",
+                "detections": _detections_file(this, boxes, iterations),
+                "proof": proof,
                 **({"reading": representation.reading} if representation.reading else {}),
                 **({"per_class": classes} if metric == "AP" else {}),
             },
@@ -322,14 +350,31 @@ def _results(this: _Run, boxes: BoxSet, detections: Detections, iterations: int,
         )
 
 
-def _record(new: list[Result], path: Path) -> None:
-    """Append what is not there: a second test of the same state gives the same numbers."""
+def _named(this: _Run, iterations: int) -> tuple[str, dict[str, Any]]:
+    """The protocol's name and settings, with what keeps a number from those of others: it is not whole."""
+    name, settings = this.protocol, this.plan.settings
+    if this.args.excerpt:
+        settings |= {"excerpt": [each.fingerprint for each in (*this.data.train, *this.data.test)]}
+    if iterations < this.config.SOLVER.MAX_ITER:
+        name += f", unfinished: iteration {iterations} of {this.config.SOLVER.MAX_ITER}"
+        settings |= {"iterations": iterations}
+    return name, settings
+
+
+def _detections_file(this: _Run, boxes: BoxSet, iterations: int) -> str:
+    unfinished = f"_{iterations}" if iterations < this.config.SOLVER.MAX_ITER else ""
+    return f"detections_{boxes.name}{unfinished}.json"
+
+
+def _record(new: list[Result], path: Path) -> list[Result]:
+    """Append what is not there, and return what is there now: a state is tested once."""
 
     def key(result: Result) -> tuple[Any, ...]:
         return result.dataset, result.split, result.metric, result.protocol_hash, result.details["iterations"]
 
-    known = {key(result) for result in (read(path)[0] if path.is_file() else [])}
+    known = {key(result): result for result in (read(path)[0] if path.is_file() else [])}
     append([result for result in new if key(result) not in known], path)
+    return [known.get(key(result), result) for result in new]
 
 
 def _print_results(this: _Run, results: list[Result]) -> None:

@@ -1,9 +1,11 @@
 """Training by Detectron2's trainer and hooks, with images and random numbers that a resumed run finds again.
 
 Detectron2 restores weights, optimiser and rate; its image order, augmentation and sampling of proposals start afresh.
-Here all of these are functions of the seed and of the position, so that a killed run ends where an unbroken one does.
+Here all of these are functions of the seed and of the position, so that a killed run ends where an unbroken one does:
+bit for bit on a CPU, and on a GPU as far as its operations repeat themselves.
 """
 
+import contextlib
 import json
 import logging
 import time
@@ -14,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset, get_worker_info
 
 from converters.checkpoint import atomic_write
-from converters.distributed import Ranks
+from converters.distributed import Ranks, agree, together
 from converters.errors import InputError
 from converters.randomness import generator, position_seed
 from converters.targets import quiet
@@ -181,7 +184,25 @@ class Bar(EventWriter):  # type: ignore[misc]
 
 
 class Checkpointer(DetectionCheckpointer):  # type: ignore[misc]
-    """Detectron2's, whose note of the last state is written at once or not at all."""
+    """Detectron2's, with no state that is broken, half noted, or half loaded."""
+
+    def save(self, name: str, **content: Any) -> None:
+        """Write a state.
+
+        Raises:
+            FloatingPointError: a weight is not finite, so that no state after it is worth keeping.
+        """
+        broken = [name for name, weight in self.model.named_parameters() if not weight.isfinite().all()]
+        if broken:
+            raise FloatingPointError(f"not finite: {broken[0]}")
+        super().save(name, **content)
+
+    def _load_model(self, checkpoint: Any) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        wrong = [*incompatible.missing_keys, *incompatible.unexpected_keys, *incompatible.incorrect_shapes]
+        if wrong:
+            raise ValueError(f"{len(wrong)} tensors do not fit the detector, such as {wrong[0]}")
+        return incompatible
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note which state is the last one."""
@@ -211,11 +232,15 @@ def train(
     output = Path(config.OUTPUT_DIR)
     optimizer = build_optimizer(config, model)
     wrapped = _wrap(model, ranks)
-    trainer = (AMPTrainer if config.SOLVER.AMP.ENABLED else SimpleTrainer)(wrapped, (), optimizer)
+    if config.SOLVER.AMP.ENABLED:
+        trainer = AMPTrainer(wrapped, (), optimizer, grad_scaler=torch.amp.GradScaler("cuda"))
+    else:
+        trainer = SimpleTrainer(wrapped, (), optimizer)
     scheduler = build_lr_scheduler(config, optimizer)
     trainer.register_hooks([hooks.LRScheduler(optimizer, scheduler)])
     checkpointer = Checkpointer(wrapped, str(output), trainer=trainer)
-    start = _resume(checkpointer, trainer) if resume else 0
+    start = together(ranks, lambda: _resume(checkpointer, trainer) if resume else 0)
+    agree(ranks, str(start), f"{output} is not the same on all machines; --output must be shared")
     batch = config.SOLVER.IMS_PER_BATCH // ranks.world_size
 
     def loader(start: int, workers: int | None = None) -> Any:
@@ -239,16 +264,14 @@ def train(
             JSONWriter(str(output / METRICS)),
             TensorboardXWriter(str(output), purge_step=start),
         ]
-        trainer.register_hooks(
-            [
-                hooks.PeriodicCheckpointer(checkpointer, period, max_to_keep=_KEPT_STATES),
-                hooks.PeriodicWriter(writers, period=_WRITE_EVERY),
-            ]
-        )
+        states = hooks.PeriodicCheckpointer(checkpointer, period, max_to_keep=_KEPT_STATES)
+        states.recent_checkpoints = sorted(map(str, output.glob("model_[0-9]*.pth")))  # of before the kill
+        trainer.register_hooks([states, hooks.PeriodicWriter(writers, period=_WRITE_EVERY)])
     try:
         trainer.train(start, config.SOLVER.MAX_ITER)
     except FloatingPointError as error:
-        raise _divergence(trainer.iter, config, output) from error
+        raise _divergence(trainer.iter, optimizer.param_groups[0]["lr"], config, output) from error
+    _share_buffers(model, ranks)
     return start
 
 
@@ -265,6 +288,13 @@ def load_trained(model: GeneralizedRCNN, output: Path) -> int:
     if not checkpointer.has_checkpoint():
         raise InputError(f"--eval-only: expected a trained detector in {output}, got none; train first")
     return int(_load(checkpointer)["iteration"]) + 1
+
+
+def _share_buffers(model: GeneralizedRCNN, ranks: Ranks) -> None:
+    """Give all processes the batch norms of the main one, whose state is kept: precise statistics differ among them."""
+    if ranks.world_size > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def _wrap(model: GeneralizedRCNN, ranks: Ranks) -> Any:
@@ -312,27 +342,34 @@ def _is_before(line: str, start: int) -> bool:
         return False
 
 
-def _divergence(iteration: int, config: CfgNode, output: Path) -> InputError:
+def _divergence(iteration: int, rate: float, config: CfgNode, output: Path) -> InputError:
     """What to tell of a loss, or of proposals, that are not finite."""
     solver = config.SOLVER
     last = output / "last_checkpoint"
     state = f"last good state: {output / last.read_text()}" if last.is_file() else "no state was saved before"
     return InputError(
-        f"the loss is not finite in iteration {iteration} (learning rate {solver.BASE_LR:g}, batch "
-        f"{solver.IMS_PER_BATCH}); {state}; lower the rate: --opts SOLVER.BASE_LR {solver.BASE_LR / 2:g}"
+        f"the loss is not finite in iteration {iteration} (learning rate {rate:.3g} of {solver.BASE_LR:g}, batch "
+        f"{solver.IMS_PER_BATCH}); {state}; start again in another --output with a lower rate: "
+        f"--opts SOLVER.BASE_LR {solver.BASE_LR / 2:g}"
     )
 
 
-def log_to(output: Path, rank: int) -> None:
+@contextlib.contextmanager
+def logged_to(output: Path, rank: int) -> Iterator[None]:
     """Send the log lines of Detectron2 to log.txt in the run's folder, and none to the terminal."""
     handler = logging.FileHandler(output / (f"log.txt.rank{rank}" if rank else "log.txt"))
     handler.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
-    for name in ("detectron2", "fvcore"):
-        logger = logging.getLogger(name)
-        for earlier in logger.handlers:
-            earlier.close()
-        logger.handlers, logger.propagate = [handler], False
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore")]
+    for logger in loggers:
+        logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
 
 
 def epochs(config: CfgNode, num_images: int) -> float:

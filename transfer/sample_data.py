@@ -18,8 +18,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 from PIL import Image, ImageChops, ImageEnhance
 
+from converters import images as image_sets
+from converters import randomness
 from converters.errors import InputError, unknown
 from converters.images import SAMPLE_ROOT, LabelledImages, Split, load_drawings
 from converters.randomness import position_seed
@@ -221,9 +224,10 @@ def sample_root(
 
 
 def _recipe(num_train: int, num_test: int) -> str:
-    """A name for all that decides what the scenes look like: this file, with every constant, and the drawings."""
-    content = hashlib.sha256(f"{num_train} {num_test}".encode())
-    for path in (Path(__file__), *sorted(SAMPLE_ROOT.glob("*.webp")), SAMPLE_ROOT / "index.csv"):
+    """A name for all that decides what the scenes look like: code with every constant, Pillow, and drawings."""
+    content = hashlib.sha256(f"{num_train} {num_test} {PIL.__version__}".encode())
+    code = (__file__, image_sets.__file__, randomness.__file__)
+    for path in (*map(Path, code), *sorted(SAMPLE_ROOT.glob("*.webp")), SAMPLE_ROOT / "index.csv"):
         content.update(path.read_bytes() if path.is_file() else b"")
     return content.hexdigest()[:12]
 
