@@ -17,14 +17,12 @@ from transfer.detection_data import BoxSet
 from transfer.detection_metrics import Detections
 
 _NUM_IMAGES = 6
-_MIN_SCORE = 0.3  # of the boxes that are drawn; a picture with all of them shows nothing
-_MOST_BOXES = 10
 _DPI = 100
 _LOSSES = ("total_loss", "loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc")
 
 
 def draw_detections(boxes: BoxSet, detections: Detections, path: Path) -> None:
-    """A grid of test images, evenly drawn from the set: the annotated boxes above, the detections below.
+    """A grid of test images, evenly drawn from the set: the annotated boxes above, as many detections below.
 
     Args:
         boxes: the test set.
@@ -39,12 +37,13 @@ def draw_detections(boxes: BoxSet, detections: Detections, path: Path) -> None:
         record = boxes.dicts[index]
         for row in axes[:, column]:
             _show(row, record["file_name"])
-        for label, box in _annotated(boxes, index):
+        annotated = _annotated(boxes, index)
+        for label, box in annotated:
             _draw(axes[0, column], box, boxes.classes[label], colours[label])
-        for label, box, score in _found(detections, index):
+        for label, box, score in _best(detections, index, len(annotated)):
             _draw(axes[1, column], box, f"{boxes.classes[label]} {score:.2f}", colours[label])
     axes[0, 0].set_title("annotated", loc="left", fontsize=10)
-    axes[1, 0].set_title(f"found, score above {_MIN_SCORE}, at most {_MOST_BOXES}", loc="left", fontsize=10)
+    axes[1, 0].set_title("found: as many, the best first", loc="left", fontsize=10)
     figure.savefig(path)
 
 
@@ -96,9 +95,9 @@ def _annotated(boxes: BoxSet, index: int) -> list[tuple[int, list[float]]]:
     return list(zip(boxes.truth.label[here].tolist(), box.tolist(), strict=True))
 
 
-def _found(detections: Detections, index: int) -> list[tuple[int, list[float], float]]:
-    """Class, XYXY box and score of the detections of an image that are worth drawing."""
-    here = np.flatnonzero((detections.image == index) & (detections.score > _MIN_SCORE))
-    best = here[np.argsort(-detections.score[here], kind="stable")][:_MOST_BOXES]
+def _best(detections: Detections, index: int, count: int) -> list[tuple[int, list[float], float]]:
+    """Class, XYXY box and score of the detections of an image that have the highest scores."""
+    here = np.flatnonzero(detections.image == index)
+    best = here[np.argsort(-detections.score[here], kind="stable")][:count]
     columns = (detections.label[best], detections.box[best], detections.score[best])
     return list(zip(*(column.tolist() for column in columns), strict=True))
