@@ -188,6 +188,33 @@ def test_another_seed_is_another_run(run: Run) -> None:
     assert not _equal(_final("one"), _final("two"))
 
 
+def test_detector_learns_the_sample_which_an_untrained_one_does_not_know(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sixth of the sample's iterations, by its own protocol: what all of them reach stands in the README."""
+    found = {}
+    for iterations in (0, 100):
+        arguments = [
+            "--ckpt",
+            "random:resnet18",
+            "--output",
+            str(iterations),
+            "--device",
+            "cpu",
+            "--data-root",
+            "scenes",
+        ]
+        opts = ["SOLVER.MAX_ITER", str(iterations), "SOLVER.STEPS", "(80,)", "SOLVER.WARMUP_ITERS", "20"]
+        monkeypatch.setattr(sys, "argv", ["detection.py", *arguments, "--opts", *opts])
+        assert main() == 0
+        found[iterations] = {(each.dataset, each.metric): each for each in _results(str(iterations))}
+    assert "it says nothing about any other data" in capsys.readouterr().out
+    for layout in ("sample_voc", "sample_coco"):
+        before, after = (found[iterations][layout, "AP50"] for iterations in (0, 60))
+        assert before.interval[1] < after.interval[0]
+        assert (before.num_examples, after.num_examples) == (sample_data.NUM_TEST, sample_data.NUM_TEST)
+
+
 def _start(folder: Path, output: str, *arguments: str, opts: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(COMMAND), *VOC, "--ckpt", "checkpoint.safetensors", "--output", output, *arguments]
     return subprocess.Popen([*command, "--opts", *SMALL, *opts], cwd=folder, stdout=subprocess.DEVNULL)

@@ -102,7 +102,7 @@ def checkpoint(arch: str, pixels: Pixels) -> Checkpoint:
 
 
 def plan(dataset: str = "voc", protocol: str = "published", arch: str = "resnet50", **options: Any) -> Any:
-    run = {"OUTPUT_DIR": "there", "SEED": 3}
+    run = {"OUTPUT_DIR": options.pop("output", "there"), "SEED": 3}
     pixels = options.pop("pixels", Pixels(224))
     return build_plan(dataset, protocol, checkpoint(arch, pixels), Path("backbone.pth"), run, **options)
 
@@ -195,6 +195,10 @@ def test_pixels_depth_and_stride_are_the_checkpoints() -> None:
     assert (config.MODEL.RESNETS.DEPTH, config.MODEL.RESNETS.RES2_OUT_CHANNELS) == (18, 64)
     assert not config.MODEL.RESNETS.STRIDE_IN_1X1
     assert ("there", 3, str(Path("backbone.pth").absolute())) == (config.OUTPUT_DIR, config.SEED, config.MODEL.WEIGHTS)
+
+
+def test_folder_may_be_named_like_a_number() -> None:
+    assert plan(output="0").config.OUTPUT_DIR == "0"
 
 
 def test_checkpoint_does_not_undo_how_the_protocol_trains_batch_norms() -> None:

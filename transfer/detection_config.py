@@ -1,5 +1,7 @@
 """Detectron2's configuration of a run: a protocol's file, then what the checkpoint, the data and the user say."""
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +142,10 @@ def build_plan(
         raise InputError(f"no detector for this checkpoint: {refusal}; give one of ResNet-18, 34, 50 or 101")
     config = read_protocol(dataset, protocol)
     _use_checkpoint(config, checkpoint, weights)
-    config.merge_from_list([each for pair in run.items() for each in pair])
+    for key, value in run.items():
+        *path, last = key.split(".")
+        # not by merge_from_list, which would read a folder named 0 as a number
+        functools.reduce(operator.getitem, path, config)[last] = value
     changes = [] if batch_size is None else rescale(config, batch_size)
     marks = [f"batch {batch_size}"] if changes else []
     if amp:
