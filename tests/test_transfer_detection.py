@@ -210,7 +210,7 @@ def test_detector_learns_the_sample_which_an_untrained_one_does_not_know(
         found[iterations] = {(each.dataset, each.metric): each for each in _results(str(iterations))}
     assert "it says nothing about any other data" in capsys.readouterr().out
     for layout in ("sample_voc", "sample_coco"):
-        before, after = (found[iterations][layout, "AP50"] for iterations in (0, 60))
+        before, after = (found[iterations][layout, "AP50"] for iterations in (0, 100))
         assert before.interval[1] < after.interval[0]
         assert (before.num_examples, after.num_examples) == (sample_data.NUM_TEST, sample_data.NUM_TEST)
 
