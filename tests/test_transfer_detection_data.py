@@ -17,6 +17,7 @@ from converters.errors import InputError
 from converters.targets import quiet
 from transfer import detection_data as data
 from transfer import sample_data
+from transfer.detection_coco import CATEGORIES
 
 with quiet():
     from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -94,7 +95,7 @@ COCO: dict[str, dict[str, Any]] = {
 
 def write_coco(root: Path) -> Path:
     folder = root / "coco"
-    categories = [{"id": each, "name": name} for each, name in reversed(data._COCO.items())]
+    categories = [{"id": each, "name": name} for each, name in reversed(CATEGORIES.items())]
     for split, content in COCO.items():
         (folder / f"{split}2017").mkdir(parents=True)
         for image in content["images"]:
@@ -134,9 +135,9 @@ def without_masks(dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_official_classes_are_detectron2s() -> None:
     assert CLASS_NAMES == data.VOC_CLASSES
-    assert len(data._COCO) == 80
-    assert list(data._COCO) == sorted(data._COCO)
-    assert (data._COCO[1], data._COCO[13], data._COCO[90]) == ("person", "stop sign", "toothbrush")
+    assert len(CATEGORIES) == 80
+    assert list(CATEGORIES) == sorted(CATEGORIES)
+    assert (CATEGORIES[1], CATEGORIES[13], CATEGORIES[90]) == ("person", "stop sign", "toothbrush")
 
 
 def test_voc_dicts_are_those_of_detectron2s_loader(devkit: Path) -> None:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from converters.errors import InputError
 from converters.targets import quiet
-from transfer.detection_metrics import Detections, Matches, Truth, _decimal, coco_matches, voc_matches
+from transfer.detection_curves import Matches
+from transfer.detection_metrics import Detections, Truth, _decimal, coco_matches, voc_matches
 from transfer.metrics import bootstrap_interval
 
 with quiet():

@@ -14,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from converters.checkpoint import atomic_write
 from converters.distributed import Ranks
 from converters.targets import quiet
-from transfer.detection_data import BoxSet
-from transfer.detection_metrics import Detections, Matches, coco_matches, voc_matches
+from transfer.detection_boxes import BoxSet
+from transfer.detection_curves import Matches
+from transfer.detection_metrics import Detections, coco_matches, voc_matches
 
 with quiet():
     from detectron2.config import CfgNode

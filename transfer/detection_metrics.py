@@ -12,18 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.errors import InputError
+from transfer.detection_curves import NUM_IOUS, Matches
 
 Rows = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
-Counts = npt.NDArray[np.integer]
 Overlap = Callable[[Floats, Floats, Bools], Floats]  # boxes (4, N) twice, crowds (N,)
 
 # both as their sources compute them: the last digit of a threshold can decide about a box
 _VOC_IOUS, _VOC_RECALLS = np.arange(50, 100, 5) / 100.0, np.arange(0.0, 1.1, 0.1)  # pascal_voc_evaluation.py
 _COCO_IOUS, _COCO_RECALLS = np.linspace(0.5, 0.95, 10), np.linspace(0, 1, 101)  # pycocotools, Params.setDetParams
 _COCO_AREAS = np.array([[0, 1e5], [0, 32], [32, 96], [96, 1e5]]) ** 2  # all, small, medium, large, in square pixels
-_NUM_IOUS = len(_COCO_IOUS)
 _COCO_MOST = 100  # detections per image and class
 _PAIRS_AT_ONCE = 1 << 16  # so that what is computed of them stays in the processor's cache
 
@@ -66,132 +65,6 @@ class Detections:
     label: npt.NDArray[np.integer]
     score: npt.NDArray[np.floating]
     box: npt.NDArray[np.floating]
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Which detections are right, reduced to the points where a curve of precision over recall can have a peak.
-
-    There is a curve for each of A area ranges, T overlaps and K classes, in this order. Its points are those of its
-    detections, by falling score, that find an object. One more point ends it, with a precision of 0.
-
-    Attributes:
-        num_images: of the data set.
-        num_classes: K.
-        image: of the detections by class and falling score, (M,).
-        within: whether a detection counts in an area range if it finds nothing, (A, M).
-        start: index of each curve's first point, (A * T * K,).
-        origin: index of the sum of `within` before each curve's class, among the A rows of M + 1 sums, (A * T * K,).
-        shown: index of the sum of `within` up to each point's detection, likewise, (E,).
-        correction: whether a point's detection counts, less its `within`, (E,).
-        right: 1 where it finds an object that is to be found, else 0, (E,).
-        point_image: its image, (E,).
-        sought_image: of the objects to be found, once for every area range that they are in, (P,).
-        sought_class: their class, plus K times the area range, (P,).
-        recalls: at which the highest precision is averaged, rising from 0, (R,).
-        absent: the value of a class of which the data set has no object to be found.
-    """
-
-    num_images: int
-    num_classes: int
-    image: Rows
-    within: Bools
-    start: Rows
-    origin: Rows
-    shown: Rows
-    correction: Rows
-    right: Rows
-    point_image: Rows
-    sought_image: Rows
-    sought_class: Rows
-    recalls: Floats
-    absent: float
-
-    def values(self, counts: Counts | None = None) -> dict[str, float]:
-        """The metrics as shares in 0..1, nan where there is no object to be found.
-
-        Args:
-            counts: how often each image counts, (num_images,); None for once. A class whose objects are all in images
-                that do not count is left out.
-
-        Returns:
-            AP, the mean over ten overlaps, AP50, AP75, and for COCO APs, APm, APl: of small, medium and large objects.
-        """
-        precisions = self._average_precisions(counts)
-        values = {"AP": precisions[0], "AP50": precisions[0, 0], "AP75": precisions[0, 5]}
-        values |= zip(("APs", "APm", "APl"), precisions[1:], strict=False)
-        return {name: _mean(each) for name, each in values.items()}
-
-    def per_class(self) -> Floats:
-        """AP of every class, nan where the data set has no object to be found, (num_classes,)."""
-        means: Floats = self._average_precisions(None)[0].mean(axis=0)
-        return np.where(np.isin(np.arange(self.num_classes), self.sought_class), means, np.nan)
-
-    def intervals(
-        self, *, level: float = 0.95, num_resamples: int = 1000, seed: int = 0
-    ) -> dict[str, tuple[float, float]]:
-        """Basic bootstrap intervals over resamples of the images, within 0..1 (Davison & Hinkley 1997, section 5.2).
-
-        An image that a resample holds twice makes its average precision higher, so that percentiles lie above the
-        value, and may even exclude it; the basic interval reflects them at the value. Of 60 samples of 500 images, it
-        held the AP of the 20,000 that they were drawn from in 90 %, percentiles would in 77 %
-        (tests/benchmarks/detection_evaluation.py).
-
-        All metrics are computed of the same resamples. One that has no object in a resample leaves it out.
-
-        Args:
-            level: share of the resamples inside the interval.
-            num_resamples: drawn with replacement, each of num_images images.
-            seed: of the draws.
-        """
-        draw = np.random.default_rng(seed)
-        rows = (draw.integers(self.num_images, size=self.num_images) for _ in range(num_resamples))
-        drawn = [self.values(np.bincount(row, minlength=self.num_images)) for row in rows]
-        return {
-            name: _interval(value, np.array([each[name] for each in drawn]), level)
-            for name, value in self.values().items()
-        }
-
-    def _average_precisions(self, counts: Counts | None) -> Floats:
-        """Of every area range, overlap and class, (A, T, K)."""
-        weights = np.ones(self.num_images, dtype=np.int64) if counts is None else counts.astype(np.int64)
-        shape = (len(self.within), _NUM_IOUS, self.num_classes)
-        num_sought = np.bincount(self.sought_class, weights[self.sought_image], shape[0] * shape[2])
-        needed = _needed(num_sought[:, None], self.recalls).reshape(shape[0], 1, shape[2], -1)
-        average = self._mean_peaks(weights, np.repeat(needed, shape[1], axis=1).reshape(len(self.start), -1))
-        known = np.isin(np.arange(len(num_sought)), self.sought_class)
-        otherwise, sought = (
-            each.reshape(shape[0], 1, -1) for each in (np.where(known, np.nan, self.absent), num_sought)
-        )
-        return np.where(sought > 0, average.reshape(shape), otherwise)
-
-    def _mean_peaks(self, weights: Rows, needed: Rows) -> Floats:
-        """Mean over the recalls of the highest precision from there on, (A * T * K,).
-
-        Args:
-            weights: of the images, (num_images,).
-            needed: how many objects are found there, for every curve, (A * T * K, R).
-        """
-        precision, found = self._precision(weights)
-        end = np.append(self.start[1:], len(precision)) - 1
-        nth = found[self.start, None] + needed  # counted through all curves
-        point_of = np.append(np.repeat(np.arange(len(precision)), np.diff(found)), 0)  # where the n-th is found
-        points = np.where(nth <= found[end, None], point_of.take(nth - 1, mode="clip"), end[:, None])
-        points[:, 0] = self.start
-        peaks = np.maximum.reduceat(precision, points.ravel()).reshape(points.shape)  # up to the next recall
-        means: Floats = np.maximum.accumulate(peaks[:, ::-1], axis=1).mean(axis=1)
-        return means
-
-    def _precision(self, weights: Rows) -> tuple[Floats, Rows]:
-        """Precision at every point, (E,), and the number of objects found before it in all curves, (E + 1,)."""
-        of_points, lengths = weights[self.point_image], np.diff(self.start, append=len(self.point_image))
-        found, corrected = _sums(of_points * self.right), _sums(of_points * self.correction)
-        within = _sums(weights[self.image] * self.within).ravel()
-        shown = within[self.shown] + corrected[1:]
-        shown -= np.repeat(within[self.origin] + corrected[self.start], lengths)
-        precision: Floats = (found[1:] - np.repeat(found[self.start], lengths)) / np.maximum(shown, 1)
-        precision[np.cumsum(lengths) - 1] = 0
-        return precision, found
 
 
 def voc_matches(truth: Truth, detections: Detections) -> Matches:
@@ -322,7 +195,7 @@ def _trace(
     first = np.searchsorted(detections.label, np.arange(truth.num_classes))
     correction = counts.astype(np.int64) - _columns(within)[detection]
     column, row = np.nonzero((right | (correction != 0)).T)
-    area, rows = column // _NUM_IOUS, detection[row]
+    area, rows = column // NUM_IOUS, detection[row]
     curve = column * truth.num_classes + detections.label[rows]
     num_curves = right.shape[1] * truth.num_classes
     place = np.arange(len(curve)) + curve  # every curve before has a last point of its own
@@ -340,7 +213,7 @@ def _trace(
         image=detections.image.astype(np.int64),
         within=within,
         start=np.searchsorted(curve, np.arange(num_curves)) + np.arange(num_curves),
-        origin=(np.arange(right.shape[1])[:, None] // _NUM_IOUS * sums + first).ravel(),
+        origin=(np.arange(right.shape[1])[:, None] // NUM_IOUS * sums + first).ravel(),
         point_image=points(detections.image[rows]),
         shown=points(area * sums + rows + 1),
         right=points(right[row, column]),
@@ -449,32 +322,4 @@ def _ranks(keys: Rows) -> Rows:
 
 def _columns(areas: Bools) -> Bools:
     """What is known of each area range, (A, N), for each of its overlaps, (N, A * T)."""
-    return np.repeat(areas.T, _NUM_IOUS, axis=1)
-
-
-def _sums(values: Rows) -> Rows:
-    """Sums of all that is before each index of the last axis, and of all."""
-    sums = np.zeros((*values.shape[:-1], values.shape[-1] + 1), dtype=np.int64)
-    np.cumsum(values, axis=-1, out=sums[..., 1:])
-    return sums
-
-
-def _needed(sought: npt.NDArray[np.integer | np.floating], recalls: Floats) -> Rows:
-    """The smallest numbers of found objects whose share of those sought is at least a recall, in float64."""
-    needed = np.floor(sought * recalls)
-    needed += needed / np.maximum(sought, 1) < recalls
-    return needed.astype(np.int64)
-
-
-def _mean(precisions: Floats) -> float:
-    """Over what is not nan; nan where nothing is left."""
-    known = precisions[~np.isnan(precisions)]
-    return float(known.mean()) if len(known) else float("nan")
-
-
-def _interval(value: float, drawn: Floats, level: float) -> tuple[float, float]:
-    known = drawn[~np.isnan(drawn)]
-    if not len(known):
-        return float("nan"), float("nan")
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return max(0.0, 2 * value - float(high)), min(1.0, 2 * value - float(low))
+    return np.repeat(areas.T, NUM_IOUS, axis=1)

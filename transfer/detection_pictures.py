@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from transfer.detection_data import BoxSet
+from transfer.detection_boxes import BoxSet
 from transfer.detection_metrics import Detections
 
 _NUM_IMAGES = 6

@@ -25,8 +25,9 @@ from converters.randomness import position_seed
 from converters.reading import request_from
 from converters.targets import quiet
 from transfer import detection_data, sample_data
+from transfer.detection_boxes import BoxSet, Record
 from transfer.detection_config import Plan, build_plan
-from transfer.detection_data import BoxData, BoxSet, Record
+from transfer.detection_data import BoxData
 from transfer.detection_evaluation import detect, match, write_detections
 from transfer.detection_folder import IDENTITY, DetectionFolder
 from transfer.detection_metrics import Detections

@@ -19,7 +19,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from converters.targets import quiet
-from transfer.detection_metrics import Detections, Matches, Truth, coco_matches, voc_matches
+from transfer.detection_curves import Matches
+from transfer.detection_metrics import Detections, Truth, coco_matches, voc_matches
 
 with quiet():
     from detectron2.data import DatasetCatalog
