@@ -1,5 +1,7 @@
 """Where a command computes."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -25,9 +27,22 @@ def find_device(name: str | None) -> torch.device:
     return device
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory could not be had, in the words of Python, NumPy, or torch on any device."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+@contextlib.contextmanager
+def explained_lack_of_memory(advice: str) -> Iterator[None]:
+    """Make it a user's mistake if memory cannot be had, in the words of Python, NumPy, or torch on any device.
+
+    Args:
+        advice: what to do then.
+
+    Raises:
+        InputError: there is not enough memory for what stands in the block.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise InputError(f"not enough memory ({str(error).strip() or 'no room'}); {advice}") from error
 
 
 def free_memory(device: torch.device) -> int | None:

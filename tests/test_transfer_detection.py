@@ -47,7 +47,7 @@ def _as_voc(devkit: Path) -> None:
     """Give the classes of the scenes the names of VOC's first ten, and make a VOC2012 of the same scenes."""
     for path in (devkit / "VOC2007" / "Annotations").iterdir():
         text = path.read_text()
-        for ours, theirs in zip(sample_data.CLASSES, VOC_CLASSES, strict=False):
+        for ours, theirs in zip(sample_data.CLASSES, VOC_CLASSES[: len(sample_data.CLASSES)], strict=True):
             text = text.replace(f"<name>{ours}</name>", f"<name>{theirs}</name>")
         path.write_text(text)
     shutil.copytree(devkit / "VOC2007", devkit / "VOC2012")
@@ -113,6 +113,7 @@ def test_voc_is_trained_by_its_protocol_and_tested_by_its_rule(run: Run, capsys:
     assert f"train: voc_2007_trainval, {NUM_TRAIN} images" in printed
     assert f"test: voc_2007_test, {NUM_TEST} images" in printed
     assert "expected: " in printed
+    assert f"protocol: published, opts, VOC07, excerpt ({_results()[0].protocol_hash})" in printed
     results = _results()
     assert [result.metric for result in results] == ["AP", "AP50", "AP75"]
     for result in results:
@@ -401,6 +402,8 @@ ANNOTATION = "data/VOCdevkit/VOC2007/Annotations/000001.xml"
         (None, ("--resume",), (), "no run in .*voc-published: expected"),
         (None, ("--eval-only",), (), "no run in .*voc-published: expected"),
         (None, ("--resume", "--eval-only"), (), "give one of them"),
+        (None, ("--dry-run", "--eval-only"), (), "--dry-run checks a new run; leave out"),
+        (None, ("--dataset", "sample"), (), "--excerpt belongs to --dataset voc and coco"),
         (None, ("--num-gpus", "0"), (), "expected --num-gpus"),
         (None, ("--num-machines", "2"), (), "several machines need --dist-url"),
         (None, ("--num-machines", "2", "--machine-rank", "2"), (), "a --machine-rank below the latter"),

@@ -150,7 +150,9 @@ def test_trial_without_memory_is_a_sentence(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(model.backbone, "forward", full)
-    with pytest.raises(InputError, match=r"not enough memory for 2 images of .* px in a process; lower --batch-size"):
+    with pytest.raises(
+        InputError, match=r"not enough memory \(CUDA out of memory\); 2 images of 144 px in a process: lower"
+    ):
         measure_cost(model, config, records, batch=2)
 
 

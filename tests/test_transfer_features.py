@@ -23,7 +23,7 @@ from converters.backbones import build_backbone
 from converters.checkpoint import Pixels
 from converters.distributed import Ranks
 from converters.errors import InputError
-from transfer import features, inference
+from transfer import features, inference, progress
 from transfer.features import Features, calibrate_batch_norm, frozen_features
 from transfer.inference import FrozenBackbone, fingerprint, full_precision
 from transfer.preprocessing import Images, normalise, prepared
@@ -392,7 +392,7 @@ def test_progress_is_lines_where_there_is_no_terminal(
 ) -> None:
     compute(toy(), random_images(), tmp_path)
     assert capsys.readouterr().out == ""  # it took less than a minute
-    monkeypatch.setattr(features, "_LINE_EVERY_S", 0)
+    monkeypatch.setattr(progress, "_LINE_EVERY_S", 0)
     compute(nn.Flatten(), random_images(), tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in lines] == [f"features: {done} of 11" for done in (4, 8, 11)]

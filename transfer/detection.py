@@ -52,7 +52,11 @@ def _parse() -> argparse.Namespace:
     )
     add_reading_arguments(parser)
     parser.add_argument("--allow-unverified", action="store_true", help="start without a valid certificate")
-    parser.add_argument("--data-root", type=Path, help="folder of the data sets (default: $DETECTRON2_DATASETS, data)")
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        help="folder of the data sets (default: $DETECTRON2_DATASETS, else data; the sample's: runs/scenes)",
+    )
     parser.add_argument("--voc-train", choices=("07+12", "07"), help="VOC: trainval sets to train on (default: 07+12)")
     parser.add_argument("--excerpt", action="store_true", help="accept a data set of another size than official")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images per iteration; rescales the schedule")
@@ -66,7 +70,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--eval-only", action="store_true", help="test the last state of the run in --output")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
-    parser.add_argument("--dry-run", action="store_true", help="check and prove everything, write nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check and prove everything, write nothing but the sample's scenes"
+    )
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="any keys of Detectron2's")
     args = parser.parse_args()
     args.protocol = args.protocol or ("sample" if args.dataset == "sample" else "published")
@@ -75,6 +81,10 @@ def _parse() -> argparse.Namespace:
         raise InputError(f"--seed: expected 0 or more, got {args.seed}")
     if args.resume and args.eval_only:
         raise InputError("--resume trains and --eval-only does not; give one of them")
+    if args.dry_run and (args.resume or args.eval_only):
+        raise InputError("--dry-run checks a new run; leave out --resume and --eval-only")
+    if args.excerpt and args.dataset == "sample":
+        raise InputError("--excerpt belongs to --dataset voc and coco; the sample has one size")
     if args.dataset == "voc":
         args.voc_train = args.voc_train or "07+12"
     elif args.voc_train:

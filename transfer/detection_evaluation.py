@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from converters.checkpoint import atomic_write
 from converters.distributed import Ranks
@@ -17,6 +15,7 @@ from converters.targets import quiet
 from transfer.detection_boxes import BoxSet
 from transfer.detection_curves import Matches
 from transfer.detection_metrics import Detections, coco_matches, voc_matches
+from transfer.progress import ImageBar
 
 with quiet():
     from detectron2.config import CfgNode
@@ -29,16 +28,12 @@ with quiet():
 class _Collector(DatasetEvaluator):  # type: ignore[misc]
     """Detections of every image, on the main process in the order of the data set."""
 
-    def __init__(self, boxes: BoxSet, ranks: Ranks) -> None:
+    def __init__(self, boxes: BoxSet, bar: ImageBar) -> None:
         self._index = {record["image_id"]: index for index, record in enumerate(boxes.dicts)}
-        console = Console(highlight=False)
-        columns = (TextColumn(f"testing on {boxes.name}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console, disable=not (ranks.is_main and console.is_terminal))
-        self._task = self._bar.add_task("", total=-(-len(boxes.dicts) // ranks.world_size))
+        self._bar = bar
 
     def reset(self) -> None:
         self._parts: list[Detections] = []
-        self._bar.start()
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         for record, output in zip(inputs, outputs, strict=True):
@@ -52,10 +47,9 @@ class _Collector(DatasetEvaluator):  # type: ignore[misc]
                     found.pred_boxes.tensor.float().numpy(),
                 )
             )
-        self._bar.advance(self._task, len(inputs))
+        self._bar.advance(len(inputs))
 
     def evaluate(self) -> dict[str, Detections]:
-        self._bar.stop()
         gathered = comm.gather(self._parts)
         return {"detections": _join([part for parts in gathered for part in parts])} if gathered else {}
 
@@ -73,7 +67,8 @@ def detect(model: GeneralizedRCNN, config: CfgNode, boxes: BoxSet, ranks: Ranks)
         What it found, in the order of the data set; None on other processes than the main one.
     """
     loader = build_detection_test_loader(config, boxes.name)
-    found: dict[str, Detections] = inference_on_dataset(model, loader, _Collector(boxes, ranks))
+    with ImageBar(f"testing on {boxes.name}", -(-len(boxes.dicts) // ranks.world_size), ranks) as bar:
+        found: dict[str, Detections] = inference_on_dataset(model, loader, _Collector(boxes, bar))
     return found.get("detections")
 
 

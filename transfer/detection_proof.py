@@ -4,8 +4,9 @@ import copy
 import resource
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from converters import verify
 from converters.checkpoint import Checkpoint
-from converters.devices import is_out_of_memory
+from converters.devices import explained_lack_of_memory
 from converters.errors import InputError, first_few
 from converters.targets import quiet
 
@@ -140,16 +141,10 @@ def measure_cost(model: GeneralizedRCNN, config: CfgNode, dicts: Sequence[dict[s
     sizes = sorted(config.INPUT.MIN_SIZE_TRAIN)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     device = next(model.parameters()).device
-    try:
-        middle = sizes[len(sizes) // 2]
-        for size in (sizes[-1], middle, middle):  # a size takes longer when it comes for the first time
+    largest, middle = sizes[-1], sizes[len(sizes) // 2]
+    with explained_lack_of_memory(f"{batch} images of {largest} px in a process: lower --batch-size, or use more GPUs"):
+        for size in (largest, middle, middle):  # a size takes longer when it comes for the first time
             seconds = _pass(model, _batch(config, dicts, batch, size), amp=config.SOLVER.AMP.ENABLED)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise InputError(
-            f"not enough memory for {batch} images of {size} px in a process; lower --batch-size, or use more GPUs"
-        ) from error
     memory = (
         torch.cuda.max_memory_allocated(device)
         if device.type == "cuda"
@@ -176,11 +171,7 @@ def _batch(config: CfgNode, dicts: Sequence[dict[str, Any]], batch: int, size: i
     config.defrost()
     config.INPUT.MIN_SIZE_TRAIN = (size,)
     mapper = DatasetMapper(config, True)
-    return [mapper(record) for record in _cycle(dicts, batch)]
-
-
-def _cycle(dicts: Sequence[dict[str, Any]], count: int) -> Iterator[dict[str, Any]]:
-    return (dicts[index % len(dicts)] for index in range(count))
+    return [mapper(record) for record in islice(cycle(dicts), batch)]
 
 
 def _count(tensors: Mapping[str, Tensor]) -> int:

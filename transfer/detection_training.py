@@ -212,7 +212,7 @@ class Checkpointer(DetectionCheckpointer):  # type: ignore[misc]
 
 def train(
     model: GeneralizedRCNN, config: CfgNode, dicts: Sequence[Record], seed: int, ranks: Ranks, *, resume: bool
-) -> int:
+) -> None:
     """Train a detector to the end, from its loaded weights or from the last state of its folder.
 
     Args:
@@ -222,9 +222,6 @@ def train(
         seed: of the run.
         ranks: this process among its peers.
         resume: go on from the last state, if there is one.
-
-    Returns:
-        The iteration from which it went on.
 
     Raises:
         InputError: the loss is not finite, or the last state is damaged.
@@ -236,43 +233,48 @@ def train(
         trainer = AMPTrainer(wrapped, (), optimizer, grad_scaler=torch.amp.GradScaler("cuda"))
     else:
         trainer = SimpleTrainer(wrapped, (), optimizer)
-    scheduler = build_lr_scheduler(config, optimizer)
-    trainer.register_hooks([hooks.LRScheduler(optimizer, scheduler)])
+    # the rate is part of a state, so its hook has to be there when one is loaded
+    trainer.register_hooks([hooks.LRScheduler(optimizer, build_lr_scheduler(config, optimizer))])
     checkpointer = Checkpointer(wrapped, str(output), trainer=trainer)
     start = together(ranks, lambda: _resume(checkpointer, trainer) if resume else 0)
     agree(ranks, str(start), f"{output} is not the same on all machines; --output must be shared")
-    batch = config.SOLVER.IMS_PER_BATCH // ranks.world_size
-
-    def loader(start: int, workers: int | None = None) -> Any:
-        return build_detection_train_loader(
-            Stream(dicts, seed, ranks, batch, start),
-            mapper=SeededMapper(config, seed),
-            total_batch_size=config.SOLVER.IMS_PER_BATCH,
-            num_workers=config.DATALOADER.NUM_WORKERS if workers is None else workers,
-            seed=seed,  # else its start would take a number from the generator that the iteration has seeded
-        )
-
-    trainer.reset_data_loader(lambda: loader(start))
+    trainer.reset_data_loader(lambda: _loader(config, dicts, seed, ranks, start, config.DATALOADER.NUM_WORKERS))
     trainer.register_hooks([hooks.IterationTimer(), Seeding(seed, ranks.rank)])
     if config.TEST.PRECISE_BN.ENABLED:
-        trainer.register_hooks([hooks.PreciseBN(0, model, loader(0, workers=0), config.TEST.PRECISE_BN.NUM_ITER)])
+        own = _loader(config, dicts, seed, ranks, start=0, workers=0)
+        trainer.register_hooks([hooks.PreciseBN(0, model, own, config.TEST.PRECISE_BN.NUM_ITER)])
     if ranks.is_main:
-        _forget_metrics(output / METRICS, start)
-        period = config.SOLVER.CHECKPOINT_PERIOD
-        writers = [
-            Bar(config.SOLVER.MAX_ITER, start),
-            JSONWriter(str(output / METRICS)),
-            TensorboardXWriter(str(output), purge_step=start),
-        ]
-        states = hooks.PeriodicCheckpointer(checkpointer, period, max_to_keep=_KEPT_STATES)
-        states.recent_checkpoints = sorted(map(str, output.glob("model_[0-9]*.pth")))  # of before the kill
-        trainer.register_hooks([states, hooks.PeriodicWriter(writers, period=_WRITE_EVERY)])
+        trainer.register_hooks(_writing_hooks(checkpointer, config, output, start))
     try:
         trainer.train(start, config.SOLVER.MAX_ITER)
     except FloatingPointError as error:
         raise _divergence(trainer.iter, optimizer.param_groups[0]["lr"], config, output) from error
     _share_buffers(model, ranks)
-    return start
+
+
+def _loader(config: CfgNode, dicts: Sequence[Record], seed: int, ranks: Ranks, start: int, workers: int) -> Any:
+    """Detectron2's batches of this process, from an iteration on."""
+    batch = config.SOLVER.IMS_PER_BATCH
+    return build_detection_train_loader(
+        Stream(dicts, seed, ranks, batch // ranks.world_size, start),
+        mapper=SeededMapper(config, seed),
+        total_batch_size=batch,
+        num_workers=workers,
+        seed=seed,  # else its start would take a number from the generator that the iteration has seeded
+    )
+
+
+def _writing_hooks(checkpointer: Checkpointer, config: CfgNode, output: Path, start: int) -> list[HookBase]:
+    """What the main process writes: states, metrics, TensorBoard's events, and the bar."""
+    _forget_metrics(output / METRICS, start)
+    states = hooks.PeriodicCheckpointer(checkpointer, config.SOLVER.CHECKPOINT_PERIOD, max_to_keep=_KEPT_STATES)
+    states.recent_checkpoints = sorted(map(str, output.glob("model_[0-9]*.pth")))  # of before the kill
+    writers = [
+        Bar(config.SOLVER.MAX_ITER, start),
+        JSONWriter(str(output / METRICS)),
+        TensorboardXWriter(str(output), purge_step=start),
+    ]
+    return [states, hooks.PeriodicWriter(writers, period=_WRITE_EVERY)]
 
 
 def load_trained(model: GeneralizedRCNN, output: Path) -> int:
@@ -370,8 +372,3 @@ def logged_to(output: Path, rank: int) -> Iterator[None]:
         for logger in loggers:
             logger.removeHandler(handler)
         handler.close()
-
-
-def epochs(config: CfgNode, num_images: int) -> float:
-    """How often a run sees every training image."""
-    return float(config.SOLVER.MAX_ITER * config.SOLVER.IMS_PER_BATCH / num_images)

@@ -44,7 +44,7 @@ def choose(name: str | None, request: Request, seed: int, images: Sequence[str],
         device: where these are computed.
 
     Raises:
-        InputError: the file cannot be read, or has changed since it was certified.
+        InputError: the file cannot be read, or there is no such architecture.
     """
     if name is not None and name.startswith("random:"):
         return _control(name.removeprefix("random:"), seed, images, device)

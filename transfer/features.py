@@ -12,9 +12,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 from torch import Tensor, nn
 
 from converters import distributed
@@ -24,6 +21,7 @@ from converters.errors import InputError
 from transfer import preprocessing
 from transfer.inference import NUM_PROOF, FrozenBackbone, fingerprint, full_precision
 from transfer.preprocessing import name_of, normalise, prepared
+from transfer.progress import ImageBar
 
 Features = npt.NDArray[np.float32]
 Images = preprocessing.Images
@@ -31,7 +29,6 @@ Images = preprocessing.Images
 _FORMAT = 1  # of the cache: raise it when the same key would lead to other features
 _CALIBRATION_IMAGES = 2048
 _CALIBRATION_BATCH = 256
-_LINE_EVERY_S = 60.0  # of progress, where there is no terminal
 _DEAD_AFTER_S = 3600.0  # a run that lives writes more often into its unfinished file
 
 
@@ -192,7 +189,7 @@ def _rows(
 ) -> Iterator[Features]:
     """Features of this rank's images, batch after batch: only so much is ever in memory."""
     groups = [share[start : start + network.batch_size] for start in range(0, len(share), network.batch_size)]
-    with prepared(images, groups, size, workers) as batches, _Bar(len(share), ranks) as bar:
+    with prepared(images, groups, size, workers) as batches, ImageBar("features", len(share), ranks) as bar:
         for group, batch in zip(groups, batches, strict=True):
             features: Features = network(batch).numpy()
             wrong = np.flatnonzero(~np.isfinite(features).all(axis=1))
@@ -229,38 +226,3 @@ def _on_main(ranks: Ranks, action: Callable[[], str]) -> str:
     shared = distributed.from_main(result)
     assert shared is not None
     return shared
-
-
-class _Bar:
-    """Progress of the main rank: a bar on a terminal, else a line now and then."""
-
-    def __init__(self, total: int, ranks: Ranks):
-        console = Console(stderr=True)
-        self._lines = ranks.is_main and not console.is_terminal
-        columns = (TextColumn("features"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, disable=not (ranks.is_main and console.is_terminal))
-        self._task = self._progress.add_task("", total=total)
-        self._total, self._done = total, 0
-        self._started = self._said = time.monotonic()
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def advance(self, num_images: int) -> None:
-        """Count images that are done."""
-        self._done += num_images
-        self._progress.advance(self._task, num_images)
-        now = time.monotonic()
-        if self._lines and now - self._said > _LINE_EVERY_S:
-            self._said = now
-            speed = self._done / (now - self._started)
-            print(f"features: {self._done} of {self._total}, {speed:.0f} images/s", flush=True)
-
-
-class _Speed(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:.0f} images/s")

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 
 from converters import distributed
-from converters.devices import is_out_of_memory
+from converters.devices import explained_lack_of_memory
 from converters.distributed import Ranks
 from converters.errors import ArgumentParser, InputError, reports_input_errors
 from converters.reading import add_reading_arguments, request_from
@@ -196,14 +196,8 @@ def _measure(cell: Cell, path: Path, console: Console) -> list[Result]:
     subject, results = cell.subject, []
     for evaluation in cell.missing:
         started = time.monotonic()
-        try:
+        with explained_lack_of_memory("lower --solver-memory or --workers"):
             outcome = evaluation.run(subject)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise InputError(
-                f"not enough memory ({str(error).strip() or 'no room'}); lower --solver-memory or --workers"
-            ) from error
         if not subject.ranks.is_main:
             continue
         numbers = record(subject, evaluation, outcome, path.parent, time.monotonic() - started)

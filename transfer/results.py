@@ -17,7 +17,7 @@ class Result:
     """A measured number with all that is needed to compare it, or to refuse to.
 
     Attributes:
-        task: kind of evaluation: ``"linear"``, ``"knn"``, ``"probe"``.
+        task: kind of evaluation: ``"linear"``, ``"knn"``, ``"probe"``, ``"detection"``.
         dataset: e.g. ``"cifar10"``.
         split: e.g. ``"test"``.
         protocol: name of the procedure.
@@ -78,7 +78,7 @@ def read(path: Path) -> tuple[list[Result], list[str]]:
         InputError: the file is missing, or no text.
     """
     if not path.is_file():
-        raise InputError(f"results {path} not found; expected a results.jsonl written by transfer/linear.py")
+        raise InputError(f"results {path} not found; expected a results.jsonl of this project")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:

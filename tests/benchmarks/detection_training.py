@@ -10,6 +10,7 @@ import logging
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def plain(model: Any, config: Any) -> None:
     output = Path(config.OUTPUT_DIR)
     writers = [JSONWriter(str(output / "metrics.json")), TensorboardXWriter(str(output))]
     with EventStorage(0) as storage:
-        for data, iteration in zip(build_detection_train_loader(config), range(ITERATIONS), strict=False):
+        for iteration, data in enumerate(islice(build_detection_train_loader(config), ITERATIONS)):
             storage.iter = iteration
             losses = model(data)
             total = sum(losses.values())

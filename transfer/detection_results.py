@@ -1,0 +1,129 @@
+"""The numbers of a detection run: as result lines, each once, and as a table."""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from converters.targets import quiet
+from transfer.detection_boxes import BoxSet
+from transfer.detection_evaluation import match
+from transfer.detection_metrics import Detections
+from transfer.detection_plan import Run
+from transfer.results import Result, append, current_versions, protocol_hash, read
+
+with quiet():
+    import detectron2
+
+RESULTS = "results.jsonl"
+PROOF = "proof.json"
+
+
+def results(this: Run, boxes: BoxSet, detections: Detections, iterations: int, started: float) -> Iterator[Result]:
+    """The numbers of a test set.
+
+    Args:
+        this: the run.
+        boxes: the test set.
+        detections: on it.
+        iterations: that the detector was trained for.
+        started: when its test began, on the monotonic clock.
+    """
+    matches = match(boxes, detections)
+    values, intervals = matches.values(), matches.intervals()
+    classes = {
+        name: value
+        for name, value in zip(boxes.classes, matches.per_class().tolist(), strict=True)
+        if not math.isnan(value)
+    }
+    protocol, settings = this.named(iterations)
+    proof = json.loads((this.output / PROOF).read_text(encoding="utf-8"))
+    dataset, split = boxes.name.rsplit("_", 1)
+    representation = this.weights.representation
+    for metric, value in values.items():
+        if math.isnan(value):  # no object of this size
+            continue
+        yield Result(
+            task="detection",
+            dataset=dataset,
+            split=split,
+            protocol=protocol,
+            protocol_hash=protocol_hash(settings),
+            metric=metric,
+            value=value,
+            unit="share",
+            num_examples=len(boxes.dicts),
+            interval=intervals[metric],
+            representation=representation.label,
+            checkpoint_sha256=representation.sha256,
+            seed=representation.seed,
+            details={
+                "rule": "11-point, IoU with whole pixels" if boxes.layout == "voc" else "COCO, 101 points",
+                "iterations": iterations,
+                "images_seen": iterations * this.config.SOLVER.IMS_PER_BATCH,
+                "train": [each.name for each in this.data.train],
+                "run_seed": this.args.seed,
+                "processes": this.ranks.world_size,
+                "device": _device_name(this.ranks.device),
+                "opts": this.args.opts,
+                "settings": settings,
+                "data": boxes.fingerprint,
+                "detections": detections_file(this, boxes, iterations),
+                "proof": proof,
+                **({"reading": representation.reading} if representation.reading else {}),
+                **({"per_class": classes} if metric == "AP" else {}),
+            },
+            seconds=round(time.monotonic() - started, 2),
+            versions={**current_versions(), "detectron2": _detectron2_version()},
+        )
+
+
+def detections_file(this: Run, boxes: BoxSet, iterations: int) -> str:
+    """Name of the file of detections; those of an unfinished run have their own."""
+    unfinished = f"_{iterations}" if iterations < this.config.SOLVER.MAX_ITER else ""
+    return f"detections_{boxes.name}{unfinished}.json"
+
+
+def record(new: list[Result], path: Path) -> list[Result]:
+    """Append what is not there, and return what is there now: a state is tested once."""
+
+    def key(result: Result) -> tuple[Any, ...]:
+        return result.dataset, result.split, result.metric, result.protocol_hash, result.details["iterations"]
+
+    known = {key(result): result for result in (read(path)[0] if path.is_file() else [])}
+    append([result for result in new if key(result) not in known], path)
+    return [known.get(key(result), result) for result in new]
+
+
+def print_results(this: Run, numbers: list[Result]) -> None:
+    """A row for each number."""
+    table = Table(title="per cent [95 % interval over the test images]", title_justify="left")
+    for header in ("test set", "images", "metric", "", "interval"):
+        table.add_column(header, justify="left" if header in ("test set", "metric") else "right")
+    for result in numbers:
+        low, high = (100 * bound for bound in result.interval)
+        name = f"{result.dataset}_{result.split}"
+        interval = f"[{low:.1f}, {high:.1f}]"
+        table.add_row(name, str(result.num_examples), result.metric, f"{100 * result.value:.1f}", interval)
+    this.console.print(table, soft_wrap=False)
+    if this.args.dataset == "sample":
+        this.console.print("The sample says that the pipeline works; it says nothing about any other data.")
+    this.console.print(f"in {this.output}: {RESULTS}, detections_*.json, detections.png, curves.png", markup=False)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _detectron2_version() -> str:
+    """Upstream's number, and that of the package where it is another's."""
+    try:
+        return f"{detectron2.__version__} (sal-detectron2 {version('sal-detectron2')})"
+    except PackageNotFoundError:
+        return str(detectron2.__version__)
