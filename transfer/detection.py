@@ -76,7 +76,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="any keys of Detectron2's")
     args = parser.parse_args()
     args.protocol = args.protocol or ("sample" if args.dataset == "sample" else "published")
-    args.output = args.output or Path("runs/detection") / f"{args.dataset}-{args.protocol}"
+    args.output = args.output or Path("runs/detection") / "-".join(dict.fromkeys((args.dataset, args.protocol)))
     if args.seed < 0:
         raise InputError(f"--seed: expected 0 or more, got {args.seed}")
     if args.resume and args.eval_only:
