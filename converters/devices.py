@@ -27,6 +27,11 @@ def find_device(name: str | None) -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """The model of a GPU, or the kind of another device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 @contextlib.contextmanager
 def explained_lack_of_memory(advice: str) -> Iterator[None]:
     """Make it a user's mistake if memory cannot be had, in the words of Python, NumPy, or torch on any device.

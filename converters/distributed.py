@@ -1,6 +1,8 @@
 """Ranks: several processes under torchrun, or the one that is nothing special."""
 
 import os
+import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -10,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from converters.devices import find_device
-from converters.errors import InputError
+from converters.errors import InputError, report
 
 T = TypeVar("T")
 
@@ -118,6 +120,36 @@ def agree(ranks: Ranks, value: str, mistake: str) -> None:
         dist.all_gather_object(values, value)
     if len(set(values)) > 1:
         raise SharedInputError(mistake)
+
+
+def as_one_of_many(ranks: Ranks, work: Callable[[], int], let_go: Callable[[], None]) -> int:
+    """Do one rank's share and leave the group: of a mistake that all know of, the main rank tells.
+
+    Any other error ends this process at once, and with it all others: they may wait for it in a collective, and leaving
+    the group would wait for them.
+
+    Args:
+        ranks: this process among its peers.
+        work: the share; returns the exit code.
+        let_go: drop what else holds the groups of processes.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        code = work()
+    except SharedInputError as error:
+        if ranks.is_main:
+            report(error)
+        together(ranks, lambda: None)  # a launcher stops the others when the first one ends
+        code = 2
+    except Exception as error:
+        report(error) if isinstance(error, InputError) else traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(2 if isinstance(error, InputError) else 1)
+    let_go()
+    leave()
+    return code
 
 
 def gather(x: Tensor, dim: int = 0) -> Tensor:

@@ -409,7 +409,7 @@ ANNOTATION = "data/VOCdevkit/VOC2007/Annotations/000001.xml"
         (None, ("--num-machines", "2", "--machine-rank", "2"), (), "a --machine-rank below the latter"),
         (None, ("--dist-url", "tcp://here:1"), (), "and one machine has none"),
         (None, ("--num-gpus", "2", "--device", "cuda"), (), "no GPU is visible; --device cpu starts"),
-        (None, (), ("INPUT.FORMAT", "BGR"), "the detector's backbone does not compute what the checkpoint does"),
+        (None, (), ("INPUT.FORMAT", "BGR"), "the network's backbone does not compute what the checkpoint does"),
         (
             None,
             (),

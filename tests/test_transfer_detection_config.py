@@ -12,7 +12,7 @@ from converters.backbones import build_backbone
 from converters.checkpoint import Checkpoint, Pixels, Source
 from converters.errors import InputError
 from transfer.detection_config import FOLDER, build_plan, flatten, protocols, read_protocol, rescale
-from transfer.detection_proof import num_trainable
+from transfer.proof import num_trainable
 
 # Lee & Lee 2023, appendix D.2, with the model of Detectron2's Base-RCNN-FPN.yaml
 PUBLISHED: dict[str, Any] = {
@@ -251,8 +251,8 @@ def test_what_cannot_be_is_refused_in_one_sentence(options: dict[str, Any], mess
 
 
 def test_number_of_trainable_tensors_is_that_of_the_table() -> None:
-    assert [num_trainable(50, at, "FrozenBN") for at in range(6)] == [53, 52, 42, 29, 10, 0]
-    assert [num_trainable(50, at, "SyncBN") for at in range(6)] == [159, 156, 126, 87, 30, 0]
+    assert [num_trainable(50, at, norms=False) for at in range(6)] == [53, 52, 42, 29, 10, 0]
+    assert [num_trainable(50, at, norms=True) for at in range(6)] == [159, 156, 126, 87, 30, 0]
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet101"])
@@ -262,4 +262,4 @@ def test_number_of_trainable_tensors_is_that_of_torchvisions_convolutions(arch: 
     convolutions = [name for name, module in backbone.named_modules() if isinstance(module, torch.nn.Conv2d)]
     for freeze_at in range(6):
         training = sum([name.split(".")[0] for name in convolutions].count(stage) for [stage] in stages[freeze_at:])
-        assert num_trainable(int(arch.removeprefix("resnet")), freeze_at, "FrozenBN") == training
+        assert num_trainable(int(arch.removeprefix("resnet")), freeze_at, norms=False) == training

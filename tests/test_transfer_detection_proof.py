@@ -19,8 +19,8 @@ from converters.errors import InputError
 from converters.reading import Request, certificate_path
 from converters.targets import quiet, to_detectron2
 from transfer.detection_config import build_plan
-from transfer.detection_proof import check_features, check_trainable, measure_cost
-from transfer.detection_weights import certify, choose
+from transfer.detection_proof import check_features, check_trainable, trial
+from transfer.starting_weights import certify, choose
 
 with quiet():
     from detectron2.checkpoint import DetectionCheckpointer
@@ -106,7 +106,7 @@ def test_damaged_detector_is_refused(tmp_path: Path, damage: Callable[[Any], Non
     model, config = detector(tmp_path)
     with torch.no_grad():
         damage(model)
-    with pytest.raises(InputError, match="the detector's backbone does not compute what the checkpoint does"):
+    with pytest.raises(InputError, match="the network's backbone does not compute what the checkpoint does"):
         check_features(model, config, trained_like())
 
 
@@ -119,7 +119,7 @@ def test_damaged_detector_is_refused(tmp_path: Path, damage: Callable[[Any], Non
     ],
 )
 def test_options_that_make_the_backbone_another_are_refused(tmp_path: Path, opts: tuple[str, ...]) -> None:
-    with pytest.raises(InputError, match="the detector's backbone does not compute what the checkpoint does"):
+    with pytest.raises(InputError, match="the network's backbone does not compute what the checkpoint does"):
         check_features(*detector(tmp_path, *opts), trained_like())
 
 
@@ -134,7 +134,7 @@ def records(tmp_path: Path) -> list[dict[str, Any]]:
 def test_trial_of_an_iteration_leaves_no_trace(tmp_path: Path, records: list[dict[str, Any]]) -> None:
     model, config = detector(tmp_path)
     before = copy.deepcopy(model.state_dict())
-    cost = measure_cost(model, config, records, batch=2)
+    cost = trial(model, config, records, batch=2)
     assert 0 < cost.seconds < 60
     assert cost.memory > 2**27
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -153,13 +153,13 @@ def test_trial_without_memory_is_a_sentence(
     with pytest.raises(
         InputError, match=r"not enough memory \(CUDA out of memory\); 2 images of 144 px in a process: lower"
     ):
-        measure_cost(model, config, records, batch=2)
+        trial(model, config, records, batch=2)
 
 
 def test_checkpoint_is_certified_for_detectron2(tmp_path: Path, original: Path) -> None:
     weights = choose(str(original), Request(), 0, [], CPU)
     path = tmp_path / "backbone.pth"
-    [line] = certify(weights, Request(), path, allow_unverified=False)
+    [line] = certify(weights, Request(), "detectron2", path, allow_unverified=False)
     assert line.startswith("certificate: ")
     certificate = json.loads(certificate_path(path).read_text())
     assert {part["framework"]: part["status"] for part in certificate["frameworks"]} == {"detectron2": "passed"}
@@ -168,7 +168,7 @@ def test_checkpoint_is_certified_for_detectron2(tmp_path: Path, original: Path) 
 def certified(folder: Path, original: Path) -> Path:
     """A file for Detectron2 with its certificate, as converters/convert.py leaves it."""
     path = folder / "converted.pth"
-    certify(choose(str(original), Request(), 0, [], CPU), Request(), path, allow_unverified=False)
+    certify(choose(str(original), Request(), 0, [], CPU), Request(), "detectron2", path, allow_unverified=False)
     return path
 
 
@@ -182,14 +182,16 @@ def test_file_that_changed_after_it_was_certified_is_refused(tmp_path: Path, ori
     torch.save(content, path)
     weights = choose(str(path), Request(), 0, [], CPU)
     with pytest.raises(InputError, match=r"no valid certificate \(it was changed after converted.pth.certificate.json"):
-        certify(weights, Request(), tmp_path / "backbone.pth", allow_unverified=False)
-    [line] = certify(weights, Request(), tmp_path / "backbone.pth", allow_unverified=True)
+        certify(weights, Request(), "detectron2", tmp_path / "backbone.pth", allow_unverified=False)
+    [line] = certify(weights, Request(), "detectron2", tmp_path / "backbone.pth", allow_unverified=True)
     assert line.startswith("WITHOUT a valid certificate, as asked for: it was changed after")
 
 
 def test_certified_file_is_accepted_again(tmp_path: Path, original: Path) -> None:
     weights = choose(str(certified(tmp_path, original)), Request(), 0, [], CPU)
-    assert certify(weights, Request(), tmp_path / "backbone.pth", allow_unverified=False)[0].startswith("certificate")
+    assert certify(weights, Request(), "detectron2", tmp_path / "backbone.pth", allow_unverified=False)[0].startswith(
+        "certificate"
+    )
 
 
 def test_conversion_that_swaps_channels_fails_its_certificate(
@@ -199,7 +201,7 @@ def test_conversion_that_swaps_channels_fails_its_certificate(
     monkeypatch.setattr(to_detectron2, "facts", lambda *args: facts(*args).replace("FORMAT: RGB", "FORMAT: BGR"))
     weights = choose(str(original), Request(), 0, [], CPU)
     with pytest.raises(InputError, match=r"no valid certificate \(detectron2: float32 outputs differ"):
-        certify(weights, Request(), tmp_path / "backbone.pth", allow_unverified=False)
+        certify(weights, Request(), "detectron2", tmp_path / "backbone.pth", allow_unverified=False)
 
 
 def test_untrained_batch_norms_have_no_valid_certificate(tmp_path: Path) -> None:
@@ -209,7 +211,7 @@ def test_untrained_batch_norms_have_no_valid_certificate(tmp_path: Path) -> None
     checkpoints.save(Checkpoint("resnet18", backbone, fresh.pixels, fresh.source), path)
     weights = choose(str(path), Request(), 0, [], CPU)
     with pytest.raises(InputError, match="batch norms have mean 0 and variance 1, as if never trained"):
-        certify(weights, Request(), tmp_path / "backbone.pth", allow_unverified=False)
+        certify(weights, Request(), "detectron2", tmp_path / "backbone.pth", allow_unverified=False)
 
 
 def test_control_has_batch_norm_statistics_of_the_images_and_no_certificate(
@@ -221,7 +223,7 @@ def test_control_has_batch_norm_statistics_of_the_images_and_no_certificate(
     assert all(torch.equal(tensor, again.checkpoint.backbone[name]) for name, tensor in one.checkpoint.backbone.items())
     assert not torch.equal(one.checkpoint.backbone["conv1.weight"], other.checkpoint.backbone["conv1.weight"])
     path = tmp_path / "backbone.pth"
-    assert certify(one, Request(), path, allow_unverified=False) == [
+    assert certify(one, Request(), "detectron2", path, allow_unverified=False) == [
         "no certificate: this is a control and has no original"
     ]
     assert path.is_file()

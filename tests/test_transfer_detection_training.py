@@ -14,7 +14,8 @@ from converters.distributed import Ranks
 from converters.errors import InputError
 from converters.targets import quiet
 from transfer.detection_config import read_protocol
-from transfer.detection_training import SeededMapper, Stream, _divergence, _forget_metrics
+from transfer.detection_training import SeededMapper, Stream, _divergence
+from transfer.training_folder import forget_lines
 
 with quiet():
     from detectron2.data import build_detection_train_loader
@@ -119,7 +120,7 @@ def test_metrics_that_will_be_computed_again_are_dropped(tmp_path: Path) -> None
     path = tmp_path / "metrics.json"
     lines = [json.dumps({"iteration": iteration, "lr": 0.1}) for iteration in (19, 39, 59)]
     path.write_text("\n".join([*lines, '{"iteration": 7']))
-    _forget_metrics(path, 40)
+    forget_lines(path, 40)
     assert path.read_text().splitlines() == lines[:2]
 
 

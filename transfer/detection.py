@@ -9,15 +9,14 @@ if not __package__:  # started by path: import this checkout, not this folder
 import argparse
 import importlib
 import os
-import traceback
 
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from converters import distributed
 from converters.devices import find_device
-from converters.distributed import Ranks, SharedInputError
-from converters.errors import ArgumentParser, InputError, report, reports_input_errors
+from converters.distributed import Ranks
+from converters.errors import ArgumentParser, InputError, reports_input_errors
 from converters.reading import add_reading_arguments
 from converters.targets import quiet
 
@@ -118,27 +117,12 @@ def _run(args: argparse.Namespace, ranks: Ranks) -> int:
     return run(args, ranks)
 
 
-def _run_as_one_of_many(args: argparse.Namespace, ranks: Ranks) -> int:
-    """Do one process's share. Of a mistake that all know of, the main one tells; any other error ends all at once."""
+def _let_go() -> None:
+    """Make Detectron2 forget its groups: a process that ends while it holds them is aborted now and then, with gloo."""
     from detectron2.utils import comm
 
-    try:
-        code = _run(args, ranks)
-    except SharedInputError as error:
-        if ranks.is_main:
-            report(error)
-        distributed.together(ranks, lambda: None)  # the launcher stops the others when the first one ends
-        code = 2
-    except Exception as error:
-        report(error) if isinstance(error, InputError) else traceback.print_exc()
-        sys.stdout.flush()
-        # the others may wait for this process in a collective, and leaving the group would wait for them
-        os._exit(2 if isinstance(error, InputError) else 1)
-    # a process that ends while Detectron2 still holds its groups is aborted now and then, with gloo
     comm._LOCAL_PROCESS_GROUP = None
     comm._get_global_gloo_group.cache_clear()
-    distributed.leave()
-    return code
 
 
 def _under_torchrun(args: argparse.Namespace) -> int:
@@ -148,7 +132,7 @@ def _under_torchrun(args: argparse.Namespace) -> int:
 
     ranks = distributed.join(args.device)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
-    return _run_as_one_of_many(args, ranks)
+    return distributed.as_one_of_many(ranks, lambda: _run(args, ranks), _let_go)
 
 
 def _launch(args: argparse.Namespace) -> int:
@@ -176,7 +160,7 @@ def _work(args: argparse.Namespace) -> None:
 
     device = f"cuda:{comm.get_local_rank()}" if torch.cuda.is_available() else "cpu"
     ranks = Ranks(comm.get_rank(), comm.get_world_size(), find_device(device))
-    raise SystemExit(_run_as_one_of_many(args, ranks))
+    raise SystemExit(distributed.as_one_of_many(ranks, lambda: _run(args, ranks), _let_go))
 
 
 if __name__ == "__main__":

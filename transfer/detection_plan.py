@@ -15,8 +15,8 @@ from transfer import detection_data, sample_data
 from transfer.detection_boxes import BoxSet, Record
 from transfer.detection_config import Plan, build_plan
 from transfer.detection_data import BoxData
-from transfer.detection_weights import FILE, Weights, choose
 from transfer.results import protocol_hash
+from transfer.starting_weights import FILE, Weights, choose
 
 with quiet():
     import detectron2

@@ -5,18 +5,15 @@ import math
 import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
 
-import torch
-from rich.table import Table
-
+from converters.devices import device_name
 from converters.targets import quiet
 from transfer.detection_boxes import BoxSet
 from transfer.detection_evaluation import match
 from transfer.detection_metrics import Detections
 from transfer.detection_plan import Run
-from transfer.results import Result, append, current_versions, protocol_hash, read
+from transfer.interval_table import print_intervals
+from transfer.results import Result, current_versions, protocol_hash
 
 with quiet():
     import detectron2
@@ -70,7 +67,7 @@ def results(this: Run, boxes: BoxSet, detections: Detections, iterations: int, s
                 "train": [each.name for each in this.data.train],
                 "run_seed": this.args.seed,
                 "processes": this.ranks.world_size,
-                "device": _device_name(this.ranks.device),
+                "device": device_name(this.ranks.device),
                 "opts": this.args.opts,
                 "settings": settings,
                 "data": boxes.fingerprint,
@@ -90,35 +87,10 @@ def detections_file(this: Run, boxes: BoxSet, iterations: int) -> str:
     return f"detections_{boxes.name}{unfinished}.json"
 
 
-def record(new: list[Result], path: Path) -> list[Result]:
-    """Append what is not there, and return what is there now: a state is tested once."""
-
-    def key(result: Result) -> tuple[Any, ...]:
-        return result.dataset, result.split, result.metric, result.protocol_hash, result.details["iterations"]
-
-    known = {key(result): result for result in (read(path)[0] if path.is_file() else [])}
-    append([result for result in new if key(result) not in known], path)
-    return [known.get(key(result), result) for result in new]
-
-
 def print_results(this: Run, numbers: list[Result]) -> None:
     """A row for each number."""
-    table = Table(title="per cent [95 % interval over the test images]", title_justify="left")
-    for header in ("test set", "images", "metric", "", "interval"):
-        table.add_column(header, justify="left" if header in ("test set", "metric") else "right")
-    for result in numbers:
-        low, high = (100 * bound for bound in result.interval)
-        name = f"{result.dataset}_{result.split}"
-        interval = f"[{low:.1f}, {high:.1f}]"
-        table.add_row(name, str(result.num_examples), result.metric, f"{100 * result.value:.1f}", interval)
-    this.console.print(table, soft_wrap=False)
-    if this.args.dataset == "sample":
-        this.console.print("The sample says that the pipeline works; it says nothing about any other data.")
+    print_intervals(this.console, numbers)
     this.console.print(f"in {this.output}: {RESULTS}, detections_*.json, detections.png, curves.png", markup=False)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _detectron2_version() -> str:

@@ -4,10 +4,8 @@ import argparse
 import contextlib
 import json
 import logging
-import tempfile
 import time
 import warnings
-from pathlib import Path
 
 import torch
 
@@ -17,13 +15,15 @@ from converters.randomness import position_seed
 from converters.reading import request_from
 from converters.targets import quiet
 from transfer.detection_evaluation import detect, write_detections
-from transfer.detection_folder import IDENTITY, DetectionFolder
 from transfer.detection_pictures import draw_curves, draw_detections
 from transfer.detection_plan import Run, prepare, print_plan
-from transfer.detection_proof import check_features, check_trainable, measure_cost
-from transfer.detection_results import PROOF, RESULTS, detections_file, print_results, record, results
+from transfer.detection_proof import check_features, check_trainable, trial
+from transfer.detection_results import PROOF, RESULTS, detections_file, print_results, results
 from transfer.detection_training import METRICS, load_trained, logged_to, train
-from transfer.detection_weights import FILE, certify
+from transfer.progress import duration
+from transfer.results import append_new
+from transfer.starting_weights import FILE, certify
+from transfer.training_folder import run_folder, take
 
 with quiet():
     from detectron2.checkpoint import DetectionCheckpointer
@@ -42,11 +42,13 @@ def run(args: argparse.Namespace, ranks: Ranks) -> int:
     """
     _silence()
     with contextlib.ExitStack() as stack:
-        output = _output(args, ranks, stack)
+        output = run_folder(args.output, ranks, stack, dry=args.dry_run)
         this = distributed.together(ranks, lambda: prepare(args, ranks, output))
         print_plan(this)
         if not args.dry_run:
-            _open(this, stack)
+            config = "config.yaml", this.config.dump()
+            free = ("processes",) if args.eval_only else ()  # which only share the images then
+            take(output, this.identity, config, ranks, stack, begun=args.resume or args.eval_only, free=free)
         distributed.together(ranks, lambda: stack.enter_context(logged_to(output, ranks.rank)))
         torch.manual_seed(position_seed(args.seed, "heads"))
         model = build_model(this.config)
@@ -63,39 +65,11 @@ def run(args: argparse.Namespace, ranks: Ranks) -> int:
     return 0
 
 
-def _output(args: argparse.Namespace, ranks: Ranks, stack: contextlib.ExitStack) -> Path:
-    """The run's folder; for a dry run a temporary one, the main process's for all."""
-    if not args.dry_run:
-        return Path(args.output)
-    temporary = distributed.from_main(stack.enter_context(tempfile.TemporaryDirectory()) if ranks.is_main else None)
-    assert temporary is not None
-    return Path(temporary)
-
-
 def _silence() -> None:
     """Of what Detectron2 makes torch complain about, nothing is wrong or could be mended here."""
     warnings.filterwarnings("ignore", message="torch.meshgrid")  # its anchors mean the default
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # by a name that torch 2.6 lacks
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # it asks whether it is being traced
-
-
-def _open(this: Run, stack: contextlib.ExitStack) -> None:
-    """Take the run's folder, and write the configuration into it."""
-
-    def folder() -> None:
-        if not this.ranks.is_main:
-            return
-        begun = this.args.resume or this.args.eval_only
-        free = ("processes",) if this.args.eval_only else ()  # which only share the images then
-        stack.enter_context(DetectionFolder(this.output, this.identity, begun=begun, free=free))
-        (this.output / "config.yaml").write_text(this.config.dump(), encoding="utf-8")
-
-    distributed.together(this.ranks, folder)
-    distributed.agree(
-        this.ranks, json.dumps(this.identity), "the processes do not read the same data or weights; give all the same"
-    )
-    seen = (this.output / IDENTITY).is_file()
-    distributed.agree(this.ranks, str(seen), f"{this.output} is not seen by all machines; --output must be shared")
 
 
 def _prove(this: Run, model: GeneralizedRCNN) -> None:
@@ -104,7 +78,7 @@ def _prove(this: Run, model: GeneralizedRCNN) -> None:
     request = request_from(args)
 
     def written() -> list[str]:
-        return certify(this.weights, request, path, allow_unverified=args.allow_unverified)
+        return certify(this.weights, request, "detectron2", path, allow_unverified=args.allow_unverified)
 
     def proven() -> list[str]:
         DetectionCheckpointer(model).load(str(path))
@@ -118,11 +92,11 @@ def _prove(this: Run, model: GeneralizedRCNN) -> None:
         (this.output / PROOF).write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
     if this.config.SOLVER.MAX_ITER:
         batch = this.config.SOLVER.IMS_PER_BATCH // this.ranks.world_size
-        cost = distributed.together(this.ranks, lambda: measure_cost(model, this.config, this.records, batch))
+        cost = distributed.together(this.ranks, lambda: trial(model, this.config, this.records, batch))
         seconds = cost.seconds * this.config.SOLVER.MAX_ITER
         this.console.print(
             f"expected: {cost.memory / 2**30:.1f} GiB in a process for an iteration of {cost.seconds:.2f} s, "
-            f"{_duration(seconds)} in all, without tests",
+            f"{duration(seconds)} in all, without tests",
             markup=False,
         )
 
@@ -142,10 +116,4 @@ def _measure(this: Run, model: GeneralizedRCNN, iterations: int) -> None:
     if this.ranks.is_main:
         if (this.output / METRICS).is_file():
             draw_curves(this.output / METRICS, this.output / "curves.png")
-        print_results(this, record(new, this.output / RESULTS))
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+        print_results(this, append_new(new, this.output / RESULTS))

@@ -6,27 +6,26 @@ bit for bit on a CPU, and on a GPU as far as its operations repeat themselves.
 """
 
 import contextlib
-import json
 import logging
-import time
 from collections.abc import Iterator, Sequence
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset, get_worker_info
 
 from converters.checkpoint import atomic_write
 from converters.distributed import Ranks, agree, together
 from converters.errors import InputError
-from converters.randomness import generator, position_seed
+from converters.randomness import position_seed
 from converters.targets import quiet
+from transfer.order import places
+from transfer.progress import IterationBar
+from transfer.training_folder import forget_lines
 
 with quiet():
     from detectron2.checkpoint import DetectionCheckpointer
@@ -42,7 +41,6 @@ with quiet():
 METRICS = "metrics.json"
 
 _WRITE_EVERY = 20  # iterations: Detectron2's default
-_LINE_EVERY_S = 60.0  # of progress, where there is no terminal
 _KEPT_STATES = 2  # the last one, and one to fall back on
 
 Record = dict[str, Any]
@@ -81,20 +79,15 @@ class Stream(IterableDataset[Record]):
 
     def _all(self) -> Iterator[tuple[int, int]]:
         """Every place of this process's stream, from its beginning."""
-        size, world_size = len(self._wide), self._ranks.world_size
-        for epoch in count():
-            order = torch.randperm(size, generator=generator(self._seed, "order", epoch)).numpy()
-            first = -(epoch * size - self._ranks.rank) % world_size
-            for at in range(first, size, world_size):
-                yield epoch * size + at, int(order[at])
+        return places(len(self._wide), self._seed, self._ranks)
 
     def _position(self, iterations: int) -> tuple[list[tuple[int, int]], int]:
         """The images that wait for a batch after some iterations, and how many places are behind them."""
         waiting: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
         done = taken = 0
-        places = self._all()
+        stream = self._all()
         while done < iterations:
-            place = next(places)
+            place = next(stream)
             taken += 1
             group = waiting[bool(self._wide[place[1]])]
             group.append(place)
@@ -141,7 +134,7 @@ class Seeding(HookBase):  # type: ignore[misc]
 
 
 class Bar(EventWriter):  # type: ignore[misc]
-    """A progress bar on a terminal, else a line now and then, in place of Detectron2's lines.
+    """The project's bar in place of Detectron2's lines.
 
     Args:
         total: iterations of the run.
@@ -149,38 +142,19 @@ class Bar(EventWriter):  # type: ignore[misc]
     """
 
     def __init__(self, total: int, start: int) -> None:
-        console = Console(highlight=False)
-        columns = (
-            *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-            *(TextColumn("{task.fields[speed]}"), TimeRemainingColumn()),
-        )
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._lines, self._start, self._total = not console.is_terminal, start, total
-        self._task = self._progress.add_task("training", total=total, completed=start, speed="")
-        self._progress.start()
-        self._began = self._said = time.monotonic()
+        self._bar = IterationBar(total, start)
 
     def write(self) -> None:
         """Move on."""
         storage = get_event_storage()
-        done, now = storage.iter + 1, time.monotonic()
         latest = storage.latest()
-        if "total_loss" not in latest:
-            return
-        loss, rate = (latest[name][0] for name in ("total_loss", "lr"))
-        per_iteration = (now - self._began) / max(1, done - self._start)
-        text = f"loss {loss:.3f}, rate {rate:.2g}"
-        self._progress.update(self._task, completed=done, description=text, speed=f"{per_iteration:.2f} s/iteration")
-        if self._lines and now - self._said > _LINE_EVERY_S:
-            self._said = now
-            left = per_iteration * (self._total - done)
-            print(
-                f"iteration {done} of {self._total}: {text}, {per_iteration:.2f} s each, {left:.0f} s left", flush=True
-            )
+        if "total_loss" in latest:
+            loss, rate = (latest[name][0] for name in ("total_loss", "lr"))
+            self._bar.move(storage.iter + 1, f"loss {loss:.3f}, rate {rate:.2g}")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        self._progress.stop()
+        self._bar.close()
 
 
 class Checkpointer(DetectionCheckpointer):  # type: ignore[misc]
@@ -266,7 +240,7 @@ def _loader(config: CfgNode, dicts: Sequence[Record], seed: int, ranks: Ranks, s
 
 def _writing_hooks(checkpointer: Checkpointer, config: CfgNode, output: Path, start: int) -> list[HookBase]:
     """What the main process writes: states, metrics, TensorBoard's events, and the bar."""
-    _forget_metrics(output / METRICS, start)
+    forget_lines(output / METRICS, start)
     states = hooks.PeriodicCheckpointer(checkpointer, config.SOLVER.CHECKPOINT_PERIOD, max_to_keep=_KEPT_STATES)
     states.recent_checkpoints = sorted(map(str, output.glob("model_[0-9]*.pth")))  # of before the kill
     writers = [
@@ -326,22 +300,6 @@ def _load(checkpointer: Checkpointer) -> Record:
             f"({', '.join(other.name for other in others if other != Path(path)) or 'there is none: start again'})"
         ) from error
     return content
-
-
-def _forget_metrics(path: Path, start: int) -> None:
-    """Drop the lines of iterations that the resumed run will do again, and a last one that a kill has cut off."""
-    if not path.is_file():
-        return
-    lines = [line for line in path.read_text().splitlines() if _is_before(line, start)]
-    with atomic_write(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines))
-
-
-def _is_before(line: str, start: int) -> bool:
-    try:
-        return bool(json.loads(line)["iteration"] < start)
-    except json.JSONDecodeError:
-        return False
 
 
 def _divergence(iteration: int, rate: float, config: CfgNode, output: Path) -> InputError:

@@ -1,4 +1,4 @@
-"""Progress over images: a bar on a terminal, else a line now and then."""
+"""Progress over images and iterations: a bar on a terminal, else a line now and then."""
 
 import time
 
@@ -45,6 +45,53 @@ class ImageBar:
             self._said = now
             speed = self._done / (now - self._started)
             print(f"{self._what}: {self._done} of {self._total}, {speed:.0f} images/s", flush=True)
+
+
+class IterationBar:
+    """Progress of a training, with its latest numbers.
+
+    Args:
+        total: iterations of the run.
+        start: of them finished.
+    """
+
+    def __init__(self, total: int, start: int) -> None:
+        console = Console(highlight=False)
+        columns = (
+            *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+            *(TextColumn("{task.fields[speed]}"), TimeRemainingColumn()),
+        )
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._lines, self._start, self._total = not console.is_terminal, start, total
+        self._task = self._progress.add_task("training", total=total, completed=start, speed="")
+        self._progress.start()
+        self._began = self._said = time.monotonic()
+
+    def move(self, done: int, numbers: str) -> None:
+        """Say how many iterations are finished.
+
+        Args:
+            done: iterations of the run.
+            numbers: of the last one, in words.
+        """
+        now = time.monotonic()
+        each = (now - self._began) / max(1, done - self._start)
+        self._progress.update(self._task, completed=done, description=numbers, speed=f"{each:.2f} s/iteration")
+        if self._lines and now - self._said > _LINE_EVERY_S:
+            self._said = now
+            left = duration(each * (self._total - done))
+            print(f"iteration {done} of {self._total}: {numbers}, {each:.2f} s each, {left} left", flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: ``"2 min 5 s"``, ``"31 h 4 min"``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 class _Speed(ProgressColumn):

@@ -17,7 +17,7 @@ class Result:
     """A measured number with all that is needed to compare it, or to refuse to.
 
     Attributes:
-        task: kind of evaluation: ``"linear"``, ``"knn"``, ``"probe"``, ``"detection"``.
+        task: kind of evaluation: ``"linear"``, ``"knn"``, ``"probe"``, ``"detection"``, ``"segmentation"``.
         dataset: e.g. ``"cifar10"``.
         split: e.g. ``"test"``.
         protocol: name of the procedure.
@@ -67,6 +67,22 @@ def append(results: Iterable[Result], path: Path) -> None:
         if file.tell() and path.read_bytes()[-1:] != b"\n":
             lines = b"\n" + lines
         file.write(lines)
+
+
+def append_new(results: list[Result], path: Path) -> list[Result]:
+    """Append the results of a training that are not there yet, and return what is there: a state is tested once.
+
+    Args:
+        results: with the iteration of the tested state among their details.
+        path: of the file.
+    """
+
+    def key(result: Result) -> tuple[Any, ...]:
+        return result.dataset, result.split, result.metric, result.protocol_hash, result.details["iterations"]
+
+    known = {key(result): result for result in (read(path)[0] if path.is_file() else [])}
+    append([result for result in results if key(result) not in known], path)
+    return [known.get(key(result), result) for result in results]
 
 
 def read(path: Path) -> tuple[list[Result], list[str]]:

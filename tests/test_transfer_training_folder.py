@@ -1,4 +1,4 @@
-"""A detection run's folder belongs to one run, and to one live process."""
+"""The folder of a training run belongs to one run, and to one live process."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from converters.errors import InputError
-from transfer.detection_folder import IDENTITY, DetectionFolder
+from transfer.training_folder import IDENTITY, TrainingFolder
 
 RUN = {"SOLVER.STEPS": (4, 5), "seed": 0, "processes": 2}
 
 
 def begin(path: Path) -> None:
-    DetectionFolder(path, RUN, begun=False).__exit__()
+    TrainingFolder(path, RUN, begun=False).__exit__()
 
 
 def test_new_run_takes_an_empty_folder_and_leaves_its_identity(tmp_path: Path) -> None:
@@ -39,33 +39,33 @@ def test_folder_that_holds_something_is_refused(tmp_path: Path, name: str) -> No
 def test_run_is_found_again_and_its_identity_is_not_rewritten(tmp_path: Path) -> None:
     begin(tmp_path)
     before = (tmp_path / IDENTITY).stat().st_mtime_ns
-    DetectionFolder(tmp_path, RUN, begun=True).__exit__()
+    TrainingFolder(tmp_path, RUN, begun=True).__exit__()
     assert (tmp_path / IDENTITY).stat().st_mtime_ns == before
 
 
 def test_other_run_is_refused_by_what_differs(tmp_path: Path) -> None:
     begin(tmp_path)
     with pytest.raises(InputError, match=r"holds another run: processes is 2 there and 1 here; choose another"):
-        DetectionFolder(tmp_path, {**RUN, "processes": 1}, begun=True)
-    DetectionFolder(tmp_path, {**RUN, "processes": 1}, begun=True, free=("processes",)).__exit__()
+        TrainingFolder(tmp_path, {**RUN, "processes": 1}, begun=True)
+    TrainingFolder(tmp_path, {**RUN, "processes": 1}, begun=True, free=("processes",)).__exit__()
     with pytest.raises(InputError, match=r"seed is 0 there and None here"):
-        DetectionFolder(tmp_path, {key: value for key, value in RUN.items() if key != "seed"}, begun=True)
+        TrainingFolder(tmp_path, {key: value for key, value in RUN.items() if key != "seed"}, begun=True)
 
 
 def test_folder_in_use_is_refused(tmp_path: Path) -> None:
-    with DetectionFolder(tmp_path, RUN, begun=False), pytest.raises(InputError, match="in use by a live run"):
-        DetectionFolder(tmp_path, RUN, begun=True)
-    DetectionFolder(tmp_path, RUN, begun=True).__exit__()
+    with TrainingFolder(tmp_path, RUN, begun=False), pytest.raises(InputError, match="in use by a live run"):
+        TrainingFolder(tmp_path, RUN, begun=True)
+    TrainingFolder(tmp_path, RUN, begun=True).__exit__()
 
 
 def test_damaged_identity_is_refused(tmp_path: Path) -> None:
     begin(tmp_path)
     (tmp_path / IDENTITY).write_text('{"seed": 0')
     with pytest.raises(InputError, match=r"run.json is damaged .*; start again in another folder"):
-        DetectionFolder(tmp_path, RUN, begun=True)
+        TrainingFolder(tmp_path, RUN, begun=True)
 
 
 def test_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot write .*file/run: .*; choose another --output"):
-        DetectionFolder(tmp_path / "file" / "run", RUN, begun=False)
+        TrainingFolder(tmp_path / "file" / "run", RUN, begun=False)

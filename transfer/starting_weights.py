@@ -1,4 +1,4 @@
-"""The weights that a detector starts from: a checkpoint of any origin with its certificate, or an untrained control."""
+"""What a training starts from: a checkpoint of any origin with its certificate, or an untrained control."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,6 @@ from converters.errors import InputError, first_few
 from converters.reading import Request, certificate_path
 from transfer.representations import Representation, newest_checkpoint, random_initialisation, trained
 
-TARGET = "detectron2"
 FILE = "backbone.pth"
 
 _CALIBRATION_IMAGES = 256  # enough for the means of channels, and seconds on a CPU
@@ -22,7 +21,7 @@ _CALIBRATION_IMAGES = 256  # enough for the means of channels, and seconds on a 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a detector starts from.
+    """What a run starts from.
 
     Attributes:
         representation: where it comes from.
@@ -54,12 +53,13 @@ def choose(name: str | None, request: Request, seed: int, images: Sequence[str],
     return Weights(representation, representation.read.checkpoint)
 
 
-def certify(weights: Weights, request: Request, path: Path, *, allow_unverified: bool) -> list[str]:
-    """Write the weights for Detectron2, with the proof that it computes with them what the original computes.
+def certify(weights: Weights, request: Request, target: str, path: Path, *, allow_unverified: bool) -> list[str]:
+    """Write the weights for a framework, with the proof that it computes with them what the original computes.
 
     Args:
         weights: to be written; of a control there is no original, and nothing to be proven but what the run proves.
         request: how the original is to be read once more.
+        target: the framework, one of `converters.targets`.
         path: of the file; its facts and its certificate come to lie beside it.
         allow_unverified: go on without a certificate that has passed.
 
@@ -70,11 +70,11 @@ def certify(weights: Weights, request: Request, path: Path, *, allow_unverified:
         InputError: the certificate that lies beside the original is another file's, or a new one does not pass.
     """
     original = weights.representation.path
-    verify.write(weights.checkpoint, TARGET, path, path)
+    verify.write(weights.checkpoint, target, path, path)
     if original is None:
         return ["no certificate: this is a control and has no original"]
     problems = _stale(original)
-    certificate = verify.certify(original, request, path, TARGET, frameworks=())
+    certificate = verify.certify(original, request, path, target, frameworks=())
     certificate_path(path).write_text(certificate.to_json(), encoding="utf-8")
     problems += certificate.failures + certificate.unchecked
     if problems and not allow_unverified:
