@@ -1,0 +1,321 @@
+"""The command from checkpoint to numbers and pictures, on an excerpt in ADE20K's layout, and what it refuses."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from converters.checkpoint import save
+from tests.test_transfer_detection_proof import trained_like
+from transfer import sample_data
+from transfer.results import Result, read
+from transfer.segmentation import main
+from transfer.segmentation_metrics import Confusions
+
+COMMAND = Path(__file__).parents[1] / "transfer" / "segmentation.py"
+NUM_TRAIN, NUM_VAL = 12, 11  # one more than the pictures show
+
+# small and few, so that seconds are enough; schedule, losses, norms, scales and all the rest are the protocol's
+SMALL = (
+    *("model.decode_head.channels=16", "train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False"),
+    *("test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False"),
+    "train_dataloader.dataset.pipeline.2.scales=[(96,64),(160,96)]",
+    *("train_cfg.max_iters=6", "param_scheduler.0.end=6", "default_hooks.checkpoint.interval=2"),
+)
+FAST_TEST = "test_dataloader.dataset.pipeline.1.transforms.0=[dict(type='Resize',scale=(160,96),keep_ratio=True)]"
+ADE = ("--dataset", "ade20k", "--excerpt", "--data-root", "data", "--device", "cpu")
+OUTPUT = Path("runs/segmentation/ade20k-csail")
+
+Run = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def excerpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes in the layout of ADE20K, whose labels are among its 150, and a checkpoint."""
+    folder = tmp_path_factory.mktemp("excerpt")
+    root = sample_data.sample_root("ade20k", folder / "scenes", num_train=NUM_TRAIN, num_test=NUM_VAL)
+    shutil.copytree(root, folder / "data")
+    save(trained_like(), folder / "checkpoint.safetensors")
+    return folder
+
+
+@pytest.fixture
+def run(excerpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command in an empty folder beside the excerpt."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    shutil.copytree(excerpt / "data", tmp_path / "data")
+    shutil.copy(excerpt / "checkpoint.safetensors", tmp_path)
+
+    def command(*arguments: str, options: tuple[str, ...] = ()) -> int:
+        checkpoint = () if "--ckpt" in arguments else ("--ckpt", "checkpoint.safetensors")
+        given = ["--cfg-options", *SMALL, *options]
+        monkeypatch.setattr(sys, "argv", ["segmentation.py", *arguments, *checkpoint, *given])
+        return main()
+
+    return command
+
+
+def _results(output: str | Path = OUTPUT) -> list[Result]:
+    results, problems = read(Path(output) / "results.jsonl")
+    assert not problems
+    return results
+
+
+def _final(output: str | Path = OUTPUT, iterations: int = 6) -> dict[str, torch.Tensor]:
+    state: dict[str, Any] = torch.load(Path(output) / f"iter_{iterations}.pth", weights_only=False)
+    return state["state_dict"]  # type: ignore[no-any-return]
+
+
+def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_excerpt_is_trained_and_validated_by_the_protocol_of_the_papers(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One run, and all that it says, writes and leaves."""
+    assert run(*ADE) == 0
+    printed = capsys.readouterr().out
+    assert "certificate: 122 tensors equal the original's" in printed
+    assert re.search(r"loaded: 120 of 120 tensors of the backbone, bit for bit, sha256 [0-9a-f]{12}", printed)
+    assert "stem: one 7x7 convolution of 64 channels" in printed
+    assert "trains of the backbone: 60 tensors" in printed
+    assert "pixels: RGB, mean [123.675, 116.28, 103.53], deviation [58.395, 57.12, 57.375] of 0..255" in printed
+    assert "expected: " in printed
+    assert f"protocol: csail, options, excerpt ({_results()[0].protocol_hash})" in printed
+    assert "6 iterations of 2 images on 1 cpu process(es), 1.0 passes over 12 images" in printed
+    assert "SyncBN is BN in a single process" in printed
+
+    results = _results()
+    assert [result.metric for result in results] == ["mIoU", "aAcc", "mAcc"]
+    confusions = Confusions.load(OUTPUT / "confusions.npz")
+    for result in results:
+        assert (result.task, result.dataset, result.split) == ("segmentation", "ade20k", "validation")
+        assert (result.num_examples, result.details["iterations"]) == (NUM_VAL, 6)
+        assert result.details["cfg_options"] == list(SMALL)
+        assert result.interval[0] <= result.value <= result.interval[1]
+        assert result.value == confusions.values()[result.metric]
+        assert result.details["majority"] == confusions.majority()[result.metric]
+        assert "onedl-mmsegmentation" in result.versions
+        assert result.details["proof"][0].startswith("certificate: ")
+    assert set(results[0].details["per_class_iou_accuracy"]) >= {"wall", "flag"}
+
+    with (OUTPUT / "classes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 150
+    assert sum(float(row["share_of_pixels"]) for row in rows) == pytest.approx(1, abs=1e-3)
+    names = [path.name for path in sorted((OUTPUT / "predictions").iterdir())]
+    assert names == [f"ADE_val_{number:08}.png" for number in range(1, 11)]
+    with Image.open(OUTPUT / "predictions" / names[0]) as image:
+        assert image.mode == "L"
+        assert image.size in ((192, 144), (144, 192))
+        assert np.asarray(image).min() >= 1
+    for name in ("segmentations.png", "curves.png"):
+        with Image.open(OUTPUT / name) as image:
+            assert np.asarray(image.convert("L")).std() > 1, f"{name} is blank"
+    assert list(OUTPUT.glob("events.out.tfevents.*"))
+    lines = [json.loads(line) for line in (OUTPUT / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [5]
+    assert {"loss", "acc_seg", "lr", "seconds"} <= lines[0].keys()
+    assert "mmengine" not in printed.split("expected: ")[1], "the engine's log stays in its file"
+    assert list(OUTPUT.glob("*/*.log"))
+
+
+def test_everything_trains_by_the_protocol_and_only_the_heads_on_a_frozen_backbone(run: Run) -> None:
+    assert run(*ADE, "--output", "whole", options=(FAST_TEST,)) == 0
+    assert run(*ADE, "--protocol", "frozen", "--output", "frozen", options=(FAST_TEST,)) == 0
+    for output, parts in (("whole", {"backbone", "decode_head"}), ("frozen", {"decode_head"})):
+        before = torch.load(Path(output) / "backbone.pth", weights_only=True)["state_dict"]
+        after = _final(output)
+        assert {f"backbone.{name.removeprefix('backbone.')}" for name in before} <= after.keys()
+        changed = [name for name in before if not torch.equal(before[name], after[name])]
+        assert bool(changed) == ("backbone" in parts)
+
+
+def _start(folder: Path, output: str, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(COMMAND), *ADE, "--ckpt", "checkpoint.safetensors", "--output", output]
+    return subprocess.Popen([*command, "--cfg-options", *SMALL, *options], cwd=folder, stdout=subprocess.DEVNULL)
+
+
+def test_killed_run_that_is_resumed_ends_where_an_unbroken_one_does(run: Run, tmp_path: Path) -> None:
+    """Killed by the system when its first state is there; weights, numbers and metrics are the unbroken run's.
+
+    With dropout, whose random numbers must be found again as well.
+    """
+    options = ("train_cfg.max_iters=24", "param_scheduler.0.end=24", "model.decode_head.dropout_ratio=0.1", FAST_TEST)
+    process = _start(tmp_path, "broken", *options)
+    while process.poll() is None and not (tmp_path / "broken" / "last_checkpoint").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "broken" / "iter_24.pth").exists()
+    assert run(*ADE, "--output", "broken", "--resume", options=options) == 0
+    assert run(*ADE, "--output", "whole", options=options) == 0
+    assert _equal(_final("broken", 24), _final("whole", 24))
+    broken, whole = _results("broken"), _results("whole")
+    assert [(result.metric, result.value) for result in broken] == [(result.metric, result.value) for result in whole]
+    lines = [
+        [json.loads(line) for line in (Path(name) / "metrics.jsonl").read_text().splitlines()]
+        for name in ("broken", "whole")
+    ]
+    timeless = [[{k: v for k, v in line.items() if k != "seconds"} for line in some] for some in lines]
+    assert timeless[0] == timeless[1]
+    assert [line["iteration"] for line in lines[0]] == [19, 23]
+
+
+def test_finished_run_is_validated_again_and_not_recorded_twice(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*ADE, options=(FAST_TEST,)) == 0
+    first, trained = _results(), _final()
+    for again in ("--eval-only", "--resume"):
+        assert run(*ADE, again, options=(FAST_TEST,)) == 0
+        assert _results() == first
+        assert _equal(_final(), trained)
+    (OUTPUT / "last_checkpoint").write_text("elsewhere/iter_4.pth")  # as if the folder had been moved
+    assert run(*ADE, "--eval-only", options=(FAST_TEST,)) == 0
+    unfinished = _results()[len(first) :]
+    assert {each.protocol for each in unfinished} == {"csail, options, excerpt, unfinished: iteration 4 of 6"}
+    assert not {each.protocol_hash for each in unfinished} & {each.protocol_hash for each in first}
+    assert (OUTPUT / "confusions_4.npz").is_file()
+    capsys.readouterr()
+
+
+def test_segmentor_learns_the_sample_which_an_untrained_one_does_not_know(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A part of the sample's iterations, by its own protocol: what all of them reach stands in the README."""
+    options = ["train_cfg.max_iters=60", "param_scheduler.0.end=60"]
+    arguments = ["--ckpt", "checkpoint.safetensors", "--device", "cpu", "--output", "out"]
+    monkeypatch.setattr(sys, "argv", ["segmentation.py", *arguments, "--cfg-options", *options])
+    shutil.rmtree("data")
+    assert main() == 0
+    printed = capsys.readouterr().out
+    assert "ADE20K NOT FOUND in data/: the SAMPLE SCENES in its place" in printed
+    assert "it says nothing about any other data" in printed
+    [miou, *_] = _results("out")
+    assert (miou.dataset, miou.num_examples) == ("sample", sample_data.NUM_TEST)
+    assert miou.interval[0] > miou.details["majority"]
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(COMMAND))
+
+
+def _two_processes(folder: Path, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *TORCHRUN, *ADE, "--ckpt", "checkpoint.safetensors", *arguments]
+    return subprocess.run(
+        [*command, "--cfg-options", *SMALL, FAST_TEST, *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "COLUMNS": "300"},
+    )
+
+
+def _remove(path: str) -> Callable[[], None]:
+    return lambda: Path(path).unlink()
+
+
+def _annotate(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[], None]:
+    def damage() -> None:
+        with Image.open(ANNOTATION) as image:
+            labels = np.array(image)
+        Image.fromarray(change(labels)).save(ANNOTATION)
+
+    return damage
+
+
+ANNOTATION = "data/ADEChallengeData2016/annotations/training/ADE_train_00000001.png"
+IMAGE = "data/ADEChallengeData2016/images/training/ADE_train_00000001.jpg"
+
+
+@pytest.mark.parametrize(
+    ("damage", "arguments", "options", "message"),
+    [
+        (lambda: shutil.rmtree("data"), (), (), "ADEChallengeData2016"),
+        (_remove(IMAGE), (), (), "ADE_train_00000001"),
+        (_remove(ANNOTATION), (), (), "ADE_train_00000001"),
+        (_annotate(lambda labels: labels[:-1]), (), (), "ADE_train_00000001"),
+        (_annotate(lambda labels: labels + 150), (), (), "ADE_train_00000001"),
+        (None, ("--ckpt", "nowhere.pth"), (), "nowhere.pth"),
+        (None, ("--ckpt", "random:resnet18_cifar"), (), "7x7 stem"),
+        (None, ("--protocol", "csial"), (), "unknown protocol of ade20k 'csial'; did you mean 'csail'"),
+        (None, ("--amp",), (), "--amp needs a GPU"),
+        (None, ("--tta",), (), "--tta"),
+        (None, ("--batch-size", "0"), (), "--batch-size: expected 1 or more, got 0"),
+        (None, ("--seed", "-1"), (), "--seed: expected 0 or more, got -1"),
+        (None, ("--resume",), (), "no run in .*ade20k-csail: expected"),
+        (None, ("--eval-only",), (), "no run in .*ade20k-csail: expected"),
+        (None, ("--resume", "--eval-only"), (), "give one of them"),
+        (None, ("--dry-run", "--eval-only"), (), "--dry-run checks a new run; leave out"),
+        (None, ("--dataset", "sample"), (), "--excerpt belongs to --dataset ade20k"),
+        (None, (), ("model.backbone.type=ResNetV1c",), "stem"),
+        (None, (), ("model.decode_head.chanels=3",), "chanels"),
+        (None, (), ("optim_wraper.optimizer.lr=3",), "optim_wraper"),
+        (None, (), ("optim_wrapper.optimizer.lr=1e12",), r"training diverged in iteration \d .* with a lower rate: "),
+    ],
+)
+def test_mistake_is_one_line_and_exit_code_2(
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[], None] | None,
+    arguments: tuple[str, ...],
+    options: tuple[str, ...],
+    message: str,
+) -> None:
+    if damage:
+        damage()
+    assert run(*ADE, *arguments, options=options) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert re.search(message, line)
+
+
+def test_official_data_set_of_another_size_is_refused_without_being_asked_for(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*(each for each in ADE if each != "--excerpt")) == 2
+    assert "20210" in capsys.readouterr().err.replace(",", "")
+
+
+def test_folder_of_another_run_is_refused_and_left_alone(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*ADE, options=(FAST_TEST,)) == 0
+    before = {path: path.stat().st_mtime_ns for path in OUTPUT.iterdir() if path.name != "run.lock"}
+    for arguments, options, message in (
+        ((), (FAST_TEST,), "is not empty ("),
+        (("--resume", "--seed", "1"), (FAST_TEST,), "holds another run: seed is 0 there and 1 here"),
+        (("--eval-only",), (FAST_TEST, "model.decode_head.pool_scales=(1,2)"), "holds another run: "),
+        (("--resume", "--ckpt", "random:resnet18"), (FAST_TEST,), "holds another run: checkpoint is "),
+    ):
+        capsys.readouterr()
+        assert run(*ADE, *arguments, options=options) == 2
+        assert message in capsys.readouterr().err
+        assert {path: path.stat().st_mtime_ns for path in OUTPUT.iterdir() if path.name != "run.lock"} == before
+
+
+def test_damaged_state_is_named_with_the_one_to_fall_back_on(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*ADE, options=(FAST_TEST,)) == 0
+    final = OUTPUT / "iter_6.pth"
+    final.write_bytes(final.read_bytes()[:1000])
+    capsys.readouterr()
+    for flag in ("--eval-only", "--resume"):
+        assert run(*ADE, flag, options=(FAST_TEST,)) == 2
+        error = capsys.readouterr().err
+        assert f"{final} is damaged" in error
+        assert "iter_4.pth" in error
+    (OUTPUT / "last_checkpoint").write_text("iter_4.pth")
+    assert run(*ADE, "--eval-only", options=(FAST_TEST,)) == 0

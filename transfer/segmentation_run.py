@@ -1,0 +1,148 @@
+"""A segmentation run from its plan to its numbers, the same in one process and in many."""
+
+import argparse
+import contextlib
+import json
+import time
+
+import torch
+from torch import nn
+
+from converters import distributed
+from converters.distributed import Ranks
+from converters.errors import InputError, printable
+from converters.randomness import position_seed
+from converters.reading import request_from
+from converters.targets import quiet
+from transfer.progress import duration
+from transfer.results import append_new
+from transfer.segmentation_evaluation import Segmented, build_dataset, segment, write_predictions
+from transfer.segmentation_files import METRICS, PREDICTIONS, PROOF, RESULTS, SHOWN
+from transfer.segmentation_pictures import Shown, draw_curves, draw_segmentations
+from transfer.segmentation_plan import Run, choose_dataset, prepare, print_plan
+from transfer.segmentation_proof import check_features, check_loaded, check_trainable, trial
+from transfer.segmentation_results import confusions_file, print_results, results, write_classes
+from transfer.segmentation_training import load_trained, train
+from transfer.starting_weights import FILE, certify
+from transfer.training_folder import run_folder, take
+
+with quiet():
+    from mmengine.model import revert_sync_batchnorm
+    from mmseg.registry import MODELS
+    from mmseg.utils import register_all_modules
+
+
+def run(args: argparse.Namespace, ranks: Ranks) -> int:
+    """Do what the command was asked for; returns its exit code.
+
+    Args:
+        args: of `transfer.segmentation`.
+        ranks: this process among its peers.
+
+    Raises:
+        InputError: a user's mistake; nothing was overwritten.
+    """
+    with quiet():
+        register_all_modules()
+    with contextlib.ExitStack() as stack:
+        choose_dataset(args, ranks)
+        output = run_folder(args.output, ranks, stack, dry=args.dry_run)
+        this = distributed.together(ranks, lambda: prepare(args, ranks, output))
+        print_plan(this)
+        if not args.dry_run:
+            config = "config.py", this.plan.config.pretty_text
+            free = ("processes",) if args.eval_only else ()  # which only share the images then
+            take(output, this.identity, config, ranks, stack, begun=args.resume or args.eval_only, free=free)
+        model = distributed.together(ranks, lambda: _build(this))
+        if args.eval_only:
+            iterations = distributed.together(ranks, lambda: load_trained(model, output))
+        else:
+            _prove(this, model)
+            iterations = this.plan.iterations
+        if not args.dry_run:
+            if iterations and not args.eval_only:  # none: the untrained segmentor is tested
+                dataset = build_dataset(this.plan.config.train_dataloader.dataset, this.data.train)
+                train(model, this.plan, dataset, args.seed, output, ranks, resume=args.resume)
+            _measure(this, model, iterations)
+        distributed.together(ranks, lambda: None)  # before the main process removes what it has lent to the others
+    return 0
+
+
+def _build(this: Run) -> nn.Module:
+    """The segmentor with random weights, the same on every process.
+
+    Raises:
+        InputError: MMSegmentation does not accept the configuration.
+    """
+    torch.manual_seed(position_seed(this.args.seed, "heads"))
+    try:
+        with quiet():
+            model: nn.Module = MODELS.build(this.plan.config.model)
+    except (TypeError, KeyError, ValueError, AssertionError) as error:
+        if not this.args.cfg_options:
+            raise
+        raise InputError(
+            f"MMSegmentation cannot build this model ({printable(str(error))}); look through --cfg-options "
+            f"{' '.join(this.args.cfg_options)}"
+        ) from error
+    if this.ranks.world_size == 1:
+        with quiet():
+            model = revert_sync_batchnorm(model)
+    return model.to(this.ranks.device).train()
+
+
+def _prove(this: Run, model: nn.Module) -> None:
+    """Load the weights, and show that the segmentor is the one that the protocol means."""
+    args, path, ranks = this.args, this.output / FILE, this.ranks
+    request, checkpoint = request_from(args), this.weights.checkpoint
+
+    def written() -> list[str]:
+        return certify(this.weights, request, "mmseg", path, allow_unverified=args.allow_unverified)
+
+    def proven() -> list[str]:
+        with quiet():
+            model.init_weights()  # type: ignore[operator]
+        loaded = check_loaded(model, checkpoint)
+        return [loaded, *check_trainable(model, this.plan), check_features(model, this.plan, checkpoint)]
+
+    lines = distributed.together(ranks, lambda: written() if ranks.is_main else [])
+    lines += distributed.together(ranks, proven)
+    for line in lines:
+        this.console.print(line, markup=False)
+    if ranks.is_main:
+        (this.output / PROOF).write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
+    if this.plan.iterations:
+        cost = distributed.together(ranks, lambda: trial(model, this.plan, this.plan.batch_size // ranks.world_size))
+        this.console.print(
+            f"expected: {cost.memory / 2**30:.1f} GiB in a process for an iteration of {cost.seconds:.2f} s, "
+            f"{duration(cost.seconds * this.plan.iterations)} in all, without the validation",
+            markup=False,
+        )
+
+
+def _measure(this: Run, model: nn.Module, iterations: int) -> None:
+    """Validate the segmentor, and record how good it is."""
+    started = time.monotonic()
+    found = segment(model, this.plan, this.data.validation, this.ranks)
+    if found is None:
+        return
+    found.confusions.save(this.output / confusions_file(this, iterations))
+    write_classes(this, found.confusions, this.output / "classes.csv")
+    _draw(this, found)
+    numbers = append_new(list(results(this, found.confusions, iterations, started)), this.output / RESULTS)
+    print_results(this, numbers, found.confusions)
+
+
+def _draw(this: Run, found: Segmented) -> None:
+    """The first images as Figure 7 of the GSG paper shows them, and the curves of training."""
+    labels, count, output = this.data.validation, len(found.first), this.output
+    write_predictions(found.first, labels, output / PREDICTIONS)
+    images, annotations = (
+        tuple(str(path.absolute()) for path in paths[:count]) for paths in (labels.images, labels.annotations)
+    )
+    shown = Shown(labels.names[:count], images, annotations, labels.classes, labels.palette)
+    shown.write(output / SHOWN)
+    title = this.weights.representation.label
+    draw_segmentations(shown, {title: output / PREDICTIONS}, output / "segmentations.png")
+    if (output / METRICS).is_file():
+        draw_curves(output / METRICS, output / "curves.png")
