@@ -10,11 +10,9 @@ from rich.table import Table
 from converters.errors import InputError
 from transfer.results import Result, read
 from transfer.segmentation_files import CONFUSIONS, PREDICTIONS, RESULTS, SHOWN
-from transfer.segmentation_metrics import Confusions
+from transfer.segmentation_metrics import Confusions, Difference
 from transfer.segmentation_pictures import Shown, draw_segmentations
 from transfer.training_folder import IDENTITY
-
-Differences = dict[str, tuple[float, tuple[float, float]]]  # by metric: how much better, and its interval
 
 _PICTURE = Path("runs/segmentation/comparison.png")
 
@@ -62,7 +60,7 @@ def compare(folders: Sequence[Path], picture: Path | None) -> int:
     runs = [_finished(folder) for folder in folders]
     for other in runs[1:]:
         _check_comparable(runs[0], other)
-    differences = [runs[0].confusions.difference(run.confusions) for run in runs]
+    differences = [run.confusions.difference(runs[0].confusions) for run in runs]
     console = Console(highlight=False)
     _print(console, runs, differences)
     picture.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +92,7 @@ def _check_comparable(one: Finished, other: Finished) -> None:
             )
 
 
-def _print(console: Console, runs: Sequence[Finished], differences: Sequence[Differences]) -> None:
+def _print(console: Console, runs: Sequence[Finished], differences: Sequence[dict[str, Difference]]) -> None:
     first = runs[0].result
     title = f"{first.dataset} {first.split}, {first.protocol} ({first.protocol_hash}), per cent [95 % interval]"
     table = Table(title=title, title_justify="left")
@@ -109,7 +107,7 @@ def _print(console: Console, runs: Sequence[Finished], differences: Sequence[Dif
         for name, value in values.items():
             cells.append(f"{100 * value:.1f} {_words(intervals[name])}")
             if len(runs) > 1:
-                delta, interval = difference[name]
+                delta, *interval = difference[name]
                 cells.append("" if run is runs[0] else f"{100 * delta:+.1f} {_words(interval)}")
         table.add_row(*cells)
     console.print(table)
@@ -118,5 +116,5 @@ def _print(console: Console, runs: Sequence[Finished], differences: Sequence[Dif
         console.print("The sample says that the pipeline works; it says nothing about any other data.")
 
 
-def _words(interval: tuple[float, float]) -> str:
+def _words(interval: Sequence[float]) -> str:
     return f"[{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"

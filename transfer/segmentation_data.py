@@ -1,15 +1,18 @@
-"""ADE20K and the sample scenes in its layout: found, and checked before training starts.
+"""ADE20K and the sample scenes in its layout: found, and every file checked before training starts.
 
-What is wrong in a file would else show itself after hours, by a traceback or only in the number.
+What is wrong in a file would else show itself after hours, by a traceback or only in the number: MMSegmentation lists
+what lies in the folders, and takes what it finds.
 """
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+import json
+import os
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from converters.distributed import Ranks
-from converters.errors import InputError, first_few
+from converters.errors import InputError, first_few, printable
 from converters.targets import quiet
 from transfer import sample_data
 from transfer.progress import ImageBar
@@ -26,41 +29,47 @@ with quiet():
     from mmseg.datasets import ADE20KDataset
 
 Split = Literal["training", "validation"]
-Colour = tuple[int, int, int]
-T = TypeVar("T")
-R = TypeVar("R")
+Palette = tuple[tuple[int, int, int], ...]
 
-NAME = "ADEChallengeData2016"
-SIZES: dict[Split, int] = {"training": 20210, "validation": 2000}  # Zhou et al. 2017, the challenge's benchmark
-
-_CLASSES = tuple(name.strip() for name in ADE20KDataset.METAINFO["classes"])
-_PALETTE: tuple[Colour, ...] = tuple(tuple(colour) for colour in ADE20KDataset.METAINFO["palette"])
-_SAMPLE_PALETTE: tuple[Colour, ...] = (
-    *((200, 200, 200), (230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48)),
-    *((145, 30, 180), (70, 240, 240), (240, 50, 230), (128, 128, 0), (0, 0, 128)),
+CLASSES = tuple(name.strip() for name in ADE20KDataset.METAINFO["classes"])  # 'bed ' ends with a blank
+PALETTE: Palette = tuple((r, g, b) for r, g, b in ADE20KDataset.METAINFO["palette"])
+SAMPLE_PALETTE: Palette = (
+    *((128, 128, 128), (220, 40, 40), (40, 150, 60), (50, 90, 220), (240, 210, 40), (240, 130, 30)),
+    *((140, 60, 180), (70, 210, 230), (240, 120, 200), (110, 70, 30), (180, 240, 130)),
 )
 
-_UNPACK_AGAIN = f"unpack {NAME}.zip again"
-_EXIF_ORIENTATION = 0x0112
-_COLOUR_TYPE, _PALETTED = 25, 3  # of a PNG: the place of the byte that says it, and what it says for a palette
-_THREADS = 8  # decoding leaves Python's lock
-_AHEAD = 4 * _THREADS  # maps that wait to be counted, so that memory stays small
+_FOLDER = "ADEChallengeData2016"
+_SIZES: dict[Split, int] = {
+    "training": 20_210,
+    "validation": 2_000,
+}  # Zhou et al. 2017, scene parsing benchmark
+# training images of the official archive whose annotation is 0 everywhere: CSAILVision/semantic-segmentation-pytorch,
+# issue 298. Published protocols train on them: their loss is 0, and batch norms see them.
+_EMPTY = frozenset(
+    f"ADE_train_{number:08}"
+    for number in (
+        *(5149, 5150, 5152, 5333, 5905, 6510, 13298),
+        *(14634, 14636, 14884, 15320, 15330, 15928, 19873),
+    )
+)
+_UNPACK_AGAIN = "unpack the data set's archive again"
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """A split with what is known of its labels.
+    """One split of a data set of label maps.
 
     Attributes:
-        name: ``"ade20k"`` or ``"sample"``.
-        split: also its folders' name.
-        root: the folder ADEChallengeData2016.
-        names: of the pictures, without suffix, in MMSegmentation's order.
-        classes: of the files' labels 1, 2, ..., which are the network's 0, 1, ...
-        palette: their colours, RGB.
-        pixels: with each of the files' labels, unlabelled ones first, int64 (C + 1,).
-        fingerprint: twelve hexadecimal digits that change with every name, size and label.
-        left_out: names of pictures without any label, which are no part of the others.
+        name: of the data set, ``"ade20k"`` or ``"sample"``.
+        split: ``"training"`` or ``"validation"``, the name of its folders too.
+        root: the folder ``ADEChallengeData2016``.
+        names: of the images without suffix, in the order in which MMSegmentation lists them.
+        classes: names; labels 1, 2, ... in the files, 0, 1, ... for the network.
+        palette: colours of the classes, RGB in 0..255.
+        pixels: how many there are of each label in the files, the unlabelled ones first, int64 (C + 1,).
+        fingerprint: 12 hexadecimal digits of a SHA-256 over classes, names, sizes and every label.
+        notes: what a user should know, one sentence each.
+        left_out: names of images without a labelled pixel that an excerpt lacks; `names` doesn't have them.
     """
 
     name: str
@@ -68,34 +77,21 @@ class LabelSet:
     root: Path
     names: tuple[str, ...]
     classes: tuple[str, ...]
-    palette: tuple[Colour, ...]
+    palette: Palette
     pixels: npt.NDArray[np.int64]
     fingerprint: str
-    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    left_out: tuple[str, ...]
 
     @property
     def images(self) -> tuple[Path, ...]:
-        """The pictures' files."""
-        return tuple(self.root / "images" / self.split / f"{name}.jpg" for name in self.names)
+        """The JPEG files."""
+        return tuple(_image(self.root, self.split, name) for name in self.names)
 
     @property
     def annotations(self) -> tuple[Path, ...]:
-        """The label maps' files."""
-        return tuple(self.root / "annotations" / self.split / f"{name}.png" for name in self.names)
-
-    @property
-    def notes(self) -> list[str]:
-        """What a user should know, a sentence each."""
-        absent = [name for name, count in zip(self.classes, self.pixels[1:], strict=True) if not count]
-        shares = self.pixels / self.pixels.sum()
-        most = int(self.pixels[1:].argmax())
-        frequent = f"{self.classes[most]} is most frequent, {shares[most + 1]:.1%}"
-        notes = [f"{shares[0]:.1%} of the pixels unlabelled; {frequent}"]
-        if absent:
-            notes.append(f"{len(absent)} classes without a pixel: {first_few(absent)}")
-        if self.left_out:
-            notes.append(f"{len(self.left_out)} pictures without any label left out: {first_few(self.left_out)}")
-        return notes
+        """The PNG files of labels."""
+        return tuple(_annotation(self.root, self.split, name) for name in self.names)
 
 
 @dataclass(frozen=True)
@@ -106,205 +102,244 @@ class LabelData:
     validation: LabelSet
 
 
+class _Map(NamedTuple):
+    """What is kept of a label map: pixels of each label, (C + 1,), and a digest of its size and content."""
+
+    pixels: npt.NDArray[np.int64]
+    digest: bytes
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any pixel shows a class."""
+        return bool(self.pixels[1:].any())
+
+
 def find_root(argument: Path | None) -> Path | None:
-    """The folder ADEChallengeData2016.
+    """The folder ``ADEChallengeData2016``.
 
     Args:
-        argument: that folder or the one that holds it; None for data/ and data/ade/, which is MMSegmentation's habit.
+        argument: that folder, or one that holds it, in ``ade/`` or not, as MMSegmentation's ``data/`` does; None for
+            ``data/``.
 
     Returns:
-        It; None if there was no argument and it is in none of these.
+        None if it isn't in ``data/``, where nobody said that it is.
 
     Raises:
-        InputError: it is not where the argument says.
+        InputError: it isn't where the argument says.
     """
+    given = (argument or Path("data")).expanduser()
+    for folder in (given / _FOLDER, given / "ade" / _FOLDER):
+        if folder.is_dir():
+            return folder
     if argument is None:
-        return next((root for root in (Path("data", NAME), Path("data", "ade", NAME)) if root.is_dir()), None)
-    argument = argument.expanduser()
-    for root in (argument / NAME, argument):
-        if (root / "images").is_dir() or root.name == NAME:
-            return root
-    raise InputError(f"ADE20K not found: expected {argument / NAME}; set --data-root to the folder that holds {NAME}")
+        return None
+    if (given / "images").is_dir() or given.resolve().name == _FOLDER:
+        return given
+    raise InputError(f"ADE20K not found: expected {given / _FOLDER}; set --data-root to the folder that holds it")
 
 
 def ade20k(root: Path, ranks: Ranks, *, check_sizes: bool = True) -> LabelData:
-    """ADE20K as the scene parsing benchmark has it: 150 classes, 20,210 pictures to train and 2,000 to validate.
+    """ADE20K as its scene parsing benchmark has it: 150 classes, 20,210 training and 2,000 validation images.
 
     Args:
-        root: see `find_root`.
-        ranks: this process among its peers.
-        check_sizes: False accepts an excerpt, and leaves out pictures without any label.
+        root: the folder ``ADEChallengeData2016``, see `find_root`.
+        ranks: this process among its peers; the main one shows progress.
+        check_sizes: False accepts an excerpt, and leaves images without a labelled pixel out.
 
     Raises:
         InputError: the data set is missing, incomplete or damaged.
     """
-    return _read("ade20k", root, _CLASSES, _PALETTE, ranks, sizes=SIZES if check_sizes else None)
+    return _read("ade20k", root, CLASSES, PALETTE, ranks, official=check_sizes)
 
 
 def sample(root: Path, ranks: Ranks) -> LabelData:
-    """The sample scenes.
+    """The sample scenes, whose background is a class of its own.
 
     Args:
-        root: the folder that holds them in ADE20K's layout, see `sample_data.sample_root`.
-        ranks: this process among its peers.
+        root: from `sample_data.sample_root`.
+        ranks: this process among its peers; the main one shows progress.
 
     Raises:
-        InputError: they are incomplete or damaged.
+        InputError: the scenes are missing, incomplete or damaged.
     """
-    return _read("sample", root / NAME, sample_data.ADE20K_CLASSES, _SAMPLE_PALETTE, ranks, sizes=None)
+    return _read("sample", root / _FOLDER, sample_data.ADE20K_CLASSES, SAMPLE_PALETTE, ranks, official=False)
 
 
 def _read(
-    name: str,
-    root: Path,
-    classes: tuple[str, ...],
-    palette: tuple[Colour, ...],
-    ranks: Ranks,
-    *,
-    sizes: dict[Split, int] | None,
+    name: str, root: Path, classes: tuple[str, ...], palette: Palette, ranks: Ranks, *, official: bool
 ) -> LabelData:
-    splits: tuple[Split, ...] = ("training", "validation")
-    names = {split: _names(root, split, sizes[split] if sizes else None) for split in splits}
+    """Read both splits, what is cheap to check first."""
+    listed = {split: (_listed(root, "images", split), _listed(root, "annotations", split)) for split in _SIZES}
+    for split, (images, _) in listed.items():
+        if official and len(images) != _SIZES[split]:
+            raise InputError(
+                f"{name} {split}: expected {_SIZES[split]} images, got {len(images)} in {root / 'images' / split}; "
+                f"{_UNPACK_AGAIN}, or accept an excerpt by --excerpt"
+            )
+    for split, pair in listed.items():
+        _check_pairs(root, split, *pair)
+    names = {split: images for split, (images, _) in listed.items()}
     common = sorted(set(names["training"]) & set(names["validation"]))
     if common:
-        raise InputError(f"{root}: expected no picture in both splits, got {first_few(common)}; {_UNPACK_AGAIN}")
+        raise InputError(f"{root}: expected no image in both splits, got {first_few(common)}; {_UNPACK_AGAIN}")
+    with ImageBar("checking labels", sum(map(len, names.values())), ranks) as bar:
+        maps = {split: _maps(root, split, names[split], len(classes), bar) for split in names}
     train, validation = (
-        _checked(LabelSet(name, split, root, names[split], classes, palette, np.zeros(0, np.int64), ""), ranks, sizes)
-        for split in splits
+        _label_set(name, split, root, names[split], classes, palette, maps[split], official=official) for split in names
     )
     return LabelData(train, validation)
 
 
-def _names(root: Path, split: Split, size: int | None) -> tuple[str, ...]:
-    """The names of a split, each with its picture and its annotation, in MMSegmentation's order."""
-    found = {}
-    for kind, suffix in (("images", ".jpg"), ("annotations", ".png")):
-        folder = root / kind / split
-        if not folder.is_dir():
-            raise InputError(f"{folder} not found; set --data-root to the folder that holds {NAME}, or {_UNPACK_AGAIN}")
-        found[kind] = {path.stem for path in folder.iterdir() if path.suffix == suffix}
-    images, annotations = found["images"], found["annotations"]
-    alone = (images - annotations, "annotation", "image"), (annotations - images, "image", "annotation")
-    for missing, wanted, there in alone:
-        if missing:
+def _image(root: Path, split: Split, name: str) -> Path:
+    return root / "images" / split / f"{name}.jpg"
+
+
+def _annotation(root: Path, split: Split, name: str) -> Path:
+    return root / "annotations" / split / f"{name}.png"
+
+
+def _listed(root: Path, kind: Literal["images", "annotations"], split: Split) -> list[str]:
+    """Names of the files that MMSegmentation's data set finds in a folder, in its order, which counts the suffix."""
+    folder = root / kind / split
+    suffix = {"images": ".jpg", "annotations": ".png"}[kind]
+    if not folder.is_dir():
+        raise InputError(f"{root} is incomplete: expected {kind}/{split} in it; {_UNPACK_AGAIN}")
+    with os.scandir(folder) as entries:
+        files = {entry.name: entry.is_file() for entry in entries}
+    others = sorted(name for name, is_file in files.items() if not is_file)
+    if others:  # MMSegmentation would look into folders
+        raise InputError(f"{folder}: expected files only, got {first_few(others)}, which is none; move it elsewhere")
+    found = sorted(name for name in files if name.endswith(suffix) and not name.startswith("."))
+    if not found:
+        raise InputError(f"{folder}: expected files *{suffix}, got none of {len(files)} files; {_UNPACK_AGAIN}")
+    return [name.removesuffix(suffix) for name in found]
+
+
+def _check_pairs(root: Path, split: Split, images: Sequence[str], annotations: Sequence[str]) -> None:
+    """Refuse an image without annotation, and the reverse."""
+    for have, need, of_have, of_need in (
+        (images, annotations, _image, _annotation),
+        (annotations, images, _annotation, _image),
+    ):
+        alone = sorted(set(have) - set(need))
+        if alone:
             raise InputError(
-                f"{root}, {split}: expected an {wanted} for every {there}, got none for {first_few(sorted(missing))}; "
-                f"{_UNPACK_AGAIN}"
+                f"{of_have(root, split, alone[0])}: expected {of_need(root, split, alone[0])} for it, which does not "
+                f"exist ({len(alone)} of {len(have)} such files are missing); {_UNPACK_AGAIN}"
             )
-    if not images:
-        raise InputError(f"{root / 'images' / split} holds no .jpg; {_UNPACK_AGAIN}")
-    if size is not None and len(images) != size:
-        raise InputError(
-            f"{root}, {split}: expected {size} pictures, got {len(images)}; {_UNPACK_AGAIN}, or accept the number with "
-            "--excerpt"
-        )
-    return tuple(path.removesuffix(".jpg") for path in sorted(f"{name}.jpg" for name in images))
 
 
-def _checked(labels: LabelSet, ranks: Ranks, sizes: dict[Split, int] | None) -> LabelSet:
-    """The split with its labels counted.
-
-    Raises:
-        InputError: a file is damaged, does not fit its partner, or holds labels that there are not.
-    """
-    digest = hashlib.sha256("\n".join(labels.names).encode())
-    pixels = np.zeros(256, np.int64)
-    void = []
-    with ImageBar(f"checking {labels.name} {labels.split}", len(labels.names), ranks) as bar:
-        pairs = list(zip(labels.images, labels.annotations, strict=True))
-        for name, (counts, own) in zip(labels.names, _in_threads(_check_pair, pairs), strict=True):
-            _check_labels(labels, name, counts)
-            pixels += counts
-            digest.update(own)
-            if not counts[1:].any():
-                void.append(name)
+def _maps(root: Path, split: Split, names: Sequence[str], num_classes: int, bar: ImageBar) -> list[_Map]:
+    """Read every label map and check it against its image; of what is wrong, the first one is told."""
+    maps, wrong = list[_Map](), list[str]()
+    images = (_image(root, split, name) for name in names)
+    annotations = (_annotation(root, split, name) for name in names)
+    with ThreadPoolExecutor() as pool:
+        for found in pool.map(_map_or_problem, images, annotations, repeat(num_classes)):
             bar.advance(1)
-    if void and sizes is not None:
-        raise InputError(
-            f"{labels.root}, {labels.split}: expected a labelled pixel in every picture, got none in "
-            f"{first_few(void)}; {_UNPACK_AGAIN}, or leave them out with --excerpt"
-        )
-    kept = tuple(name for name in labels.names if name not in set(void))
-    if not kept:
-        raise InputError(f"{labels.root}, {labels.split}: expected labelled pictures, got none; {_UNPACK_AGAIN}")
-    return LabelSet(
-        labels.name,
-        labels.split,
-        labels.root,
-        kept,
-        labels.classes,
-        labels.palette,
-        pixels[: len(labels.classes) + 1],
-        digest.hexdigest()[:12],
-        tuple(void),
-    )
+            maps.append(found) if isinstance(found, _Map) else wrong.append(found)
+    if wrong:
+        raise InputError(f"{wrong[0]} (of {len(names)} {split} images, {len(wrong)} are wrong)")
+    return maps
 
 
-def _check_labels(labels: LabelSet, name: str, counts: npt.NDArray[np.int64]) -> None:
-    highest = int(np.flatnonzero(counts)[-1])
-    if highest > len(labels.classes):
-        raise InputError(
-            f"{labels.root / 'annotations' / labels.split / name}.png: expected labels 0 (unlabelled) to "
-            f"{len(labels.classes)}, got {highest}; use the annotations of {NAME}, not those of the full ADE20K"
-        )
-
-
-def _check_pair(pair: tuple[Path, Path]) -> tuple[npt.NDArray[np.int64], bytes]:
-    """How often each value occurs in a label map, int64 (256,), and a checksum of it, once picture and map fit."""
-    image, annotation = pair
-    size = _size_of_picture(image)
-    labels = _read_labels(annotation)
-    if labels.ndim != 2 or labels.dtype != np.uint8:
-        raise InputError(
-            f"{annotation}: expected one channel of 8 bit with a class in each pixel, got {labels.dtype} of shape "
-            f"{labels.shape}; {_UNPACK_AGAIN}"
-        )
-    if labels.shape[::-1] != size:
-        raise InputError(
-            f"{annotation}: expected the size of its picture, {size[0]} x {size[1]}, got {labels.shape[1]} x "
-            f"{labels.shape[0]}; {_UNPACK_AGAIN}"
-        )
-    return np.bincount(labels.ravel(), minlength=256), hashlib.sha256(labels.tobytes() + str(size).encode()).digest()
-
-
-def _read_labels(path: Path) -> npt.NDArray[np.uint8]:
-    """The values of a label map, as MMSegmentation reads them; by OpenCV, which is faster, where it gives the same."""
-    data: npt.NDArray[np.uint8] = np.frombuffer(path.read_bytes(), np.uint8)
-    if len(data) <= _COLOUR_TYPE:
-        raise InputError(f"{path} is damaged; {_UNPACK_AGAIN}")
+def _map_or_problem(image: Path, annotation: Path, num_classes: int) -> _Map | str:
     try:
-        labels: Any = None if data[_COLOUR_TYPE] == _PALETTED else cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-        if labels is None:  # colours in place of labels, or damaged: Pillow says how
-            with Image.open(path) as image:
-                labels = np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"{path} is damaged ({error}); {_UNPACK_AGAIN}") from error
-    found: npt.NDArray[np.uint8] = labels
-    return found
+        size = _size(image)
+        labels = _labels(annotation)
+        if labels.size != size:
+            sizes = [" x ".join(map(str, each)) for each in (size, labels.size)]
+            raise InputError(
+                f"{annotation}: expected {sizes[0]} pixels, the size of its image, got {sizes[1]}; {_UNPACK_AGAIN}"
+            )
+        pixels = np.array(labels.histogram())  # in less time than NumPy's bincount
+        highest = int(np.flatnonzero(pixels).max())
+        if highest > num_classes:
+            raise InputError(f"{annotation}: expected labels from 0 to {num_classes}, got {highest}; {_UNPACK_AGAIN}")
+    except InputError as error:
+        return str(error)
+    digest = hashlib.sha256(str(size).encode() + labels.tobytes()).digest()
+    return _Map(pixels[: num_classes + 1].copy(), digest)
 
 
-def _size_of_picture(path: Path) -> tuple[int, int]:
-    """Width and height by the header."""
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height of an image, of which no more than the header is read if it says no more than that."""
     try:
         with Image.open(path) as image:
-            size = image.size
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except OSError as error:
-        raise InputError(f"{path} is no picture ({error}); {_UNPACK_AGAIN}") from error
-    if turned != 1:
+            size, turned = image.size, "exif" in image.info and _is_turned(path)
+    except Exception as error:  # a damaged file can raise anything
+        raise InputError(f"cannot read {path} ({printable(str(error))}); {_UNPACK_AGAIN}") from error
+    if turned:
         raise InputError(
-            f"{path}: expected no EXIF orientation, got {turned}: the picture would be turned and its labels not; "
-            "remove that tag"
+            f"{path}: expected no EXIF orientation, got one by which OpenCV turns the image and not its labels; store "
+            "it without"
         )
     return size
 
 
-def _in_threads(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """What a function gives for some items, in their order, a few ahead."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        waiting = deque(pool.submit(work, item) for item in items[:_AHEAD])
-        for item in (*items[_AHEAD:], *[None] * min(_AHEAD, len(items))):
-            done = waiting.popleft().result()
-            if item is not None:
-                waiting.append(pool.submit(work, item))
-            yield done
+def _is_turned(path: Path) -> bool:
+    """Whether OpenCV, by which MMSegmentation reads images, turns or mirrors one; an eighth of its size shows it."""
+    content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    seen = cv2.imdecode(content, cv2.IMREAD_REDUCED_COLOR_8)
+    stored = cv2.imdecode(content, cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION)
+    if seen is None or stored is None:
+        raise OSError("OpenCV cannot decode it")
+    return not np.array_equal(seen, stored)
+
+
+def _labels(path: Path) -> Image.Image:
+    """An annotation, decoded as MMSegmentation does it."""
+    try:
+        with Image.open(path) as labels:
+            labels.load()
+    except Exception as error:  # a damaged file can raise anything
+        raise InputError(f"cannot read {path} ({printable(str(error))}); {_UNPACK_AGAIN}") from error
+    if labels.mode not in ("L", "P"):
+        raise InputError(
+            f"{path}: expected one channel of 8 bits (mode L or P), got mode {labels.mode}; {_UNPACK_AGAIN}"
+        )
+    return labels
+
+
+def _label_set(
+    name: str,
+    split: Split,
+    root: Path,
+    names: Sequence[str],
+    classes: tuple[str, ...],
+    palette: Palette,
+    maps: Sequence[_Map],
+    *,
+    official: bool,
+) -> LabelSet:
+    """Put a split together; `official` is one whose images without a label are known."""
+    void = [each for each, found in zip(names, maps, strict=True) if not found.labelled]
+    strange = [each for each in void if each not in _EMPTY] if official else []
+    if strange or len(void) == len(names):
+        few = first_few([str(_annotation(root, split, each)) for each in strange or void])
+        leave_out = ", or leave such images out by --excerpt" if official else ""
+        raise InputError(
+            f"{name} {split}: expected labelled pixels in every image, got none in {few}; {_UNPACK_AGAIN}{leave_out}"
+        )
+    left_out = () if official else tuple(void)
+    kept = {each: found for each, found in zip(names, maps, strict=True) if official or found.labelled}
+    pixels = np.sum([found.pixels for found in kept.values()], axis=0)
+    digest = hashlib.sha256(json.dumps([classes, list(kept)]).encode())
+    for found in kept.values():
+        digest.update(found.digest)
+    notes = tuple(_notes(classes, pixels, void, official=official))
+    fingerprint = digest.hexdigest()[:12]
+    return LabelSet(name, split, root, tuple(kept), classes, palette, pixels, fingerprint, notes, left_out)
+
+
+def _notes(
+    classes: Sequence[str], pixels: npt.NDArray[np.int64], void: Sequence[str], *, official: bool
+) -> Iterable[str]:
+    """What a user should know."""
+    yield f"unlabelled pixels, which neither train nor count: {pixels[0] / pixels.sum():.1%}"
+    absent = [name for name, count in zip(classes, pixels[1:].tolist(), strict=True) if not count]
+    if absent:
+        yield f"classes without a pixel: {first_few(absent)}"
+    if void:
+        what = "kept as in the published protocols" if official else "left out"
+        yield f"images without a labelled pixel, {what}: {first_few(void)}"

@@ -4,8 +4,6 @@ An image shows few of the classes, so that its matrix is kept as its nonzero cel
 images, and a bootstrap resample is a sum in which images count several times or never.
 """
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.checkpoint import atomic_write
-from converters.errors import InputError, first_few
+from converters.errors import InputError, first_few, printable
 
 Labels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -143,11 +141,13 @@ class Confusions:
         return _named(_metrics(np.stack([right, predicted, shown])))
 
     def intervals(self, *, seed: int = 0, resamples: int = 1000, level: float = 0.95) -> dict[str, Interval]:
-        """Basic bootstrap intervals over resamples of the images, within 0..1 (Davison & Hinkley 1997, section 5.2).
+        """Bootstrap intervals over resamples of the images, within 0..1: basic for mIoU, else percentiles.
 
-        A rare class that a resample has lost is still predicted somewhere, an IoU of 0: mIoU falls the fewer images
-        there are, so that percentiles lie too low; the basic interval reflects them at the value. How often it holds
-        the value of the images that the data set was drawn from: tests/benchmarks/segmentation_evaluation.py.
+        A rare class that a resample has lost is still predicted somewhere, with an IoU of 0. So the mIoU of fewer
+        images is lower, and percentiles, which lie too low, are reflected at the value (Davison & Hinkley 1997, section
+        5.2). Of 500 synthetic samples of 2,000 images, as many as ADE20K has, they held the mIoU of the 20,000 that
+        they were drawn from in 91 %, percentiles would in 86 %; of 500 images in 89 % and 49 %
+        (tests/benchmarks/segmentation_evaluation.py).
 
         All metrics are computed of the same resamples. One that a resample does not have leaves it out.
 
@@ -156,13 +156,16 @@ class Confusions:
             resamples: drawn with replacement, each of num_images images.
             level: share of the resamples inside the interval.
         """
-        ends = _basic_intervals(self._metrics(), self._resampled(seed, resamples), level)
-        return {name: tuple(pair) for name, pair in zip(METRICS, ends.clip(0, 1).tolist(), strict=True)}
+        ends = _percentiles(self._resampled(seed, resamples), level)
+        ends[0] = 2 * self._metrics()[0] - ends[0, ::-1]
+        return {name: (low, high) for name, (low, high) in zip(METRICS, ends.clip(0, 1).tolist(), strict=True)}
 
     def difference(
         self, other: "Confusions", *, seed: int = 0, resamples: int = 1000, level: float = 0.95
     ) -> dict[str, Difference]:
-        """How much higher every metric is than another run's, with basic bootstrap intervals over the same resamples.
+        """How much higher every metric is than another run's, with percentiles over the same resamples of the images.
+
+        What makes the mIoU of fewer images lower is common to both runs.
 
         Args:
             other: of the same images with the same truth.
@@ -176,7 +179,7 @@ class Confusions:
         self._check_same_truth(other)
         values = self._metrics() - other._metrics()
         drawn = self._resampled(seed, resamples) - other._resampled(seed, resamples)
-        rows = np.column_stack([values, _basic_intervals(values, drawn, level)]).tolist()
+        rows = np.column_stack([values, _percentiles(drawn, level)]).tolist()
         return {name: Difference(*row) for name, row in zip(METRICS, rows, strict=True)}
 
     def save(self, path: Path) -> None:
@@ -203,12 +206,14 @@ class Confusions:
             InputError: the file is missing, damaged or of another form.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 content = dict(archive)
         except FileNotFoundError as error:
             raise InputError(f"{path} not found; expected the confusion matrices of a finished run") from error
-        except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(f"{path} is truncated or no NumPy archive ({error}); {_WRITE_AGAIN}") from error
+        except Exception as error:  # a damaged file can raise anything
+            raise InputError(
+                f"{path} is truncated or no NumPy archive ({printable(str(error))}); {_WRITE_AGAIN}"
+            ) from error
         problem = _problem(content)
         if problem:
             raise InputError(f"{path} holds no confusion matrices: {problem}; {_WRITE_AGAIN}")
@@ -291,13 +296,13 @@ def _draws(num_images: int, resamples: int, seed: int) -> Iterator[Floats]:
         yield np.array(drawn, dtype=np.float64)
 
 
-def _basic_intervals(values: Floats, drawn: Floats, level: float) -> Floats:
-    """Percentiles of resamples, reflected at the values; nan where no resample has one: (M,) and (R, M) to (M, 2)."""
-    ends = np.full((len(values), 2), np.nan)
-    for row, column, value in zip(ends, drawn.T, values, strict=True):
+def _percentiles(drawn: Floats, level: float) -> Floats:
+    """The ends between which a share `level` of the resamples lies, nan where none has a value: (R, M) to (M, 2)."""
+    ends = np.full((drawn.shape[1], 2), np.nan)
+    for row, column in zip(ends, drawn.T, strict=True):
         known = column[~np.isnan(column)]
         if len(known):
-            row[:] = 2 * value - np.quantile(known, [(1 + level) / 2, (1 - level) / 2])
+            row[:] = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return ends
 
 

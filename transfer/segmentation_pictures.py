@@ -94,7 +94,7 @@ def draw_segmentations(shown: Shown, predictions: Mapping[str, Path], path: Path
     for cell, title in zip(axes[0], titles, strict=True):
         cell.set_title(title, fontsize=9, wrap=True)
     patches = [
-        Patch(facecolor="#%02x%02x%02x" % colour, edgecolor="black", linewidth=0.3, label=name)
+        Patch(facecolor="#{:02x}{:02x}{:02x}".format(*colour), edgecolor="black", linewidth=0.3, label=name)
         for name, colour in legend(pixels, shown.classes, shown.palette)
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=_columns(len(titles)), fontsize=8, frameon=False)

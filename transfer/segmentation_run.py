@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import time
+import warnings
 
 import torch
 from torch import nn
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace, ranks: Ranks) -> int:
     Raises:
         InputError: a user's mistake; nothing was overwritten.
     """
+    _silence()
     with quiet():
         register_all_modules()
     with contextlib.ExitStack() as stack:
@@ -66,6 +68,11 @@ def run(args: argparse.Namespace, ranks: Ranks) -> int:
             _measure(this, model, iterations)
         distributed.together(ranks, lambda: None)  # before the main process removes what it has lent to the others
     return 0
+
+
+def _silence() -> None:
+    """Of what MMSegmentation warns of, nothing is wrong or could be mended here."""
+    warnings.filterwarnings("ignore", message="The shape of value will convert")  # its own merged prediction
 
 
 def _build(this: Run) -> nn.Module:

@@ -26,6 +26,7 @@ train_dataloader = dict(
         pipeline=[
             dict(type="LoadImageFromFile"),
             dict(type="LoadAnnotations"),
+            dict(type="RandomCrop", crop_size=(128, 128), cat_max_ratio=0.75),
             dict(type="RandomFlip", prob=0.5),
             dict(type="PackSegInputs"),
         ],
@@ -47,11 +48,11 @@ test_dataloader = dict(
 )
 
 auto_scale_lr = dict(enable=False, base_batch_size=8)
-train_cfg = dict(max_iters=300)
+train_cfg = dict(max_iters=500)
 default_hooks = dict(checkpoint=dict(interval=100))
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="SGD", lr=0.05, momentum=0.9, weight_decay=0.0001),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
-param_scheduler = [dict(type="PolyLR", power=0.9, eta_min=0.0, begin=0, end=300, by_epoch=False)]
+param_scheduler = [dict(type="PolyLR", power=0.9, eta_min=0.0, begin=0, end=500, by_epoch=False)]
