@@ -1,20 +1,24 @@
 """Finished segmentation runs side by side: their numbers with paired intervals, and their pictures."""
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from converters.errors import InputError
+from converters.errors import InputError, first_few, printable
 from transfer.results import Result, read
 from transfer.segmentation_files import CONFUSIONS, PREDICTIONS, RESULTS, SHOWN
-from transfer.segmentation_metrics import Confusions, Difference
+from transfer.segmentation_metrics import Confusions
 from transfer.segmentation_pictures import Shown, draw_segmentations
 from transfer.training_folder import IDENTITY
 
 _PICTURE = Path("runs/segmentation/comparison.png")
+_HEADERS = {"mIoU": "mIoU", "aAcc": "pixel accuracy", "mAcc": "mean class accuracy"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,9 @@ class Finished:
     @property
     def title(self) -> str:
         """What it measured, in words."""
-        return f"{self.result.representation} ({self.folder.name})"
+        of_seed = "" if self.result.seed is None else f", seed {self.result.seed}"
+        trained = f"trained with seed {self.result.details['run_seed']}"
+        return printable(f"{self.result.representation}{of_seed}; {trained} ({self.folder.resolve().name})")
 
 
 def compare(folders: Sequence[Path], picture: Path | None) -> int:
@@ -53,68 +59,136 @@ def compare(folders: Sequence[Path], picture: Path | None) -> int:
         InputError: a folder is no finished run's, or two cannot be compared.
     """
     picture = picture or _PICTURE
-    if picture.exists():
-        raise InputError(f"{picture} exists; expected the name of a new picture: --output FILE.png")
+    _check_picture(picture)
+    if not folders:
+        raise InputError("--compare: expected the folders of finished segmentation runs, got none; name one or more")
     if len({folder.resolve() for folder in folders}) < len(folders):
-        raise InputError(f"expected different runs, got {', '.join(map(str, folders))}")
+        raise InputError(f"expected different runs, got {first_few(list(map(str, folders)))}; name each folder once")
     runs = [_finished(folder) for folder in folders]
     for other in runs[1:]:
         _check_comparable(runs[0], other)
-    differences = [run.confusions.difference(runs[0].confusions) for run in runs]
-    console = Console(highlight=False)
-    _print(console, runs, differences)
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    draw_segmentations(runs[0].shown, {run.title: run.folder / PREDICTIONS for run in runs}, picture)
-    console.print(f"pictures: {picture}", markup=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False)
+    _print(console, runs)
+    columns = {f"{number}: {run.title}": run.folder / PREDICTIONS for number, run in enumerate(runs, 1)}
+    draw_segmentations(runs[0].shown, columns, picture)
+    console.print(f"pictures: {picture}", soft_wrap=True)
     return 0
 
 
+def _check_picture(picture: Path) -> None:
+    """Refuse to draw over a file that may be another's, and make the folder."""
+    if picture.exists():
+        raise InputError(f"{picture} exists; expected the name of a new picture: give another --output FILE.png")
+    if picture.suffix.lower() != ".png":
+        raise InputError(f"expected the name of a picture, got {picture}; give --output FILE.png")
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {picture}: {error.strerror}; choose another --output") from error
+
+
 def _finished(folder: Path) -> Finished:
-    if not (folder / IDENTITY).is_file():
-        raise InputError(f"{folder} is no folder of a segmentation run; expected one with {IDENTITY} and {RESULTS}")
+    if not _is_segmentation(folder):
+        raise InputError(
+            f"{folder} is no folder of a segmentation run; expected one with its {IDENTITY} and {RESULTS}, as "
+            "transfer/segmentation.py leaves it in --output"
+        )
     results = read(folder / RESULTS)[0] if (folder / RESULTS).is_file() else []
     whole = [each for each in results if each.metric == "mIoU" and each.details.get("confusions") == CONFUSIONS]
     if not whole:
-        raise InputError(f"{folder} holds no finished segmentation run; finish it with --resume --output {folder}")
+        raise InputError(
+            f"{folder} holds no finished segmentation run; finish it with --resume, or with --eval-only if only its "
+            "validation is missing"
+        )
     return Finished(folder, whole[-1], Confusions.load(folder / CONFUSIONS), Shown.read(folder / SHOWN))
 
 
+def _is_segmentation(folder: Path) -> bool:
+    """Whether a folder's run has a segmentor; those of other commands have the same files."""
+    path = folder / IDENTITY
+    if not path.is_file():
+        return False
+    try:
+        return "decode_head" in json.loads(path.read_text(encoding="utf-8"))["model"]
+    except (KeyError, TypeError):
+        return False
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); train that run again") from error
+
+
 def _check_comparable(one: Finished, other: Finished) -> None:
-    for what, ours, theirs in (
-        ("data set", one.result.dataset, other.result.dataset),
-        ("protocol", one.result.protocol, other.result.protocol),
-        ("settings of the protocol", one.result.protocol_hash, other.result.protocol_hash),
-    ):
-        if ours != theirs:
-            raise InputError(
-                f"{one.folder} and {other.folder}: expected runs of one {what}, got {ours} and {theirs}; compare what "
-                "was measured alike"
-            )
+    """Refuse numbers that share no column: of other classes, images or protocols."""
+    ours, theirs = one.result, other.result
+    if ours.dataset != theirs.dataset:
+        raise _incomparable(one, other, "one data set", f"{ours.dataset} and {theirs.dataset}")
+    if one.shown.classes != other.shown.classes:
+        strange = sorted(set(one.shown.classes) ^ set(other.shown.classes))
+        unlike = f"not in both: {first_few(strange)}" if strange else "their order differs"
+        raise _incomparable(one, other, "the same classes", f"others ({unlike})")
+    if ours.details["data"] != theirs.details["data"]:
+        prints = " and ".join("/".join(each.details["data"]) for each in (ours, theirs))
+        raise _incomparable(one, other, "the same training and validation images", f"the fingerprints {prints}")
+    if ours.protocol_hash != theirs.protocol_hash:
+        names = " and ".join(f"{each.protocol} ({each.protocol_hash})" for each in (ours, theirs))
+        settings = list(_differing(ours.details["settings"], theirs.details["settings"]))
+        raise _incomparable(one, other, "one protocol", f"{names}, which differ in {first_few(settings)}")
 
 
-def _print(console: Console, runs: Sequence[Finished], differences: Sequence[dict[str, Difference]]) -> None:
-    first = runs[0].result
-    title = f"{first.dataset} {first.split}, {first.protocol} ({first.protocol_hash}), per cent [95 % interval]"
-    table = Table(title=title, title_justify="left")
-    table.add_column("run")
-    for name in runs[0].confusions.values():
+def _incomparable(one: Finished, other: Finished, expected: str, got: str) -> InputError:
+    return InputError(
+        f"{one.folder} and {other.folder}: expected {expected}, got {got}; compare what was measured alike"
+    )
+
+
+def _differing(one: Any, other: Any, place: str = "") -> Iterator[str]:
+    """Places where nested settings differ, with both values."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(one.keys() | other.keys()):
+            yield from _differing(one.get(key), other.get(key), f"{place}.{key}" if place else key)
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            yield from _differing(*pair, f"{place}.{index}")
+    elif one != other:
+        yield f"{place}: {printable(str(one), 60)} and {printable(str(other), 60)}"
+
+
+def _print(console: Console, runs: Sequence[Finished]) -> None:
+    first = runs[0]
+    of = f"{first.result.dataset} {first.result.split}, {first.result.protocol} ({first.result.protocol_hash})"
+    table = Table(title=f"{of}, per cent [95 % interval]", title_justify="left")
+    table.add_column("run", overflow="fold")
+    for name in _HEADERS.values():
         table.add_column(name, justify="right")
-        if len(runs) > 1:
-            table.add_column("to the first", justify="right")
-    for run, difference in zip(runs, differences, strict=True):
-        cells = [run.title]
+    for number, run in enumerate(runs, 1):
         values, intervals = run.confusions.values(), run.confusions.intervals()
-        for name, value in values.items():
-            cells.append(f"{100 * value:.1f} {_words(intervals[name])}")
-            if len(runs) > 1:
-                delta, *interval = difference[name]
-                cells.append("" if run is runs[0] else f"{100 * delta:+.1f} {_words(interval)}")
-        table.add_row(*cells)
+        table.add_row(f"{number}: {run.title}", *(_cell(values[name], *intervals[name], "") for name in _HEADERS))
+        if run is not first:
+            differences = run.confusions.difference(first.confusions)
+            table.add_row(f"{number} less 1", *(_cell(*differences[name], "+") for name in _HEADERS))
+        table.add_section()
     console.print(table)
-    console.print("Intervals are over the validation images; training is held fixed, and another seed may move more.")
-    if first.dataset == "sample":
-        console.print("The sample says that the pipeline works; it says nothing about any other data.")
+    for number, run in enumerate(runs, 1):
+        _print_outdated(console, number, run)
+    console.print(
+        "Intervals are over the validation images, with training held fixed; training with other seeds may move more.",
+        soft_wrap=True,
+    )
+    if first.result.dataset == "sample":
+        console.print("The sample says that the pipeline works; it says nothing about any other data.", soft_wrap=True)
 
 
-def _words(interval: Sequence[float]) -> str:
-    return f"[{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+def _cell(value: float, low: float, high: float, sign: str) -> str:
+    """In per cent; the interval in a line of its own, which leaves room for the runs' names."""
+    digits = 2 if sign else 1  # paired differences are known better than values
+    return f"{100 * value:{sign}.{digits}f}\n[{100 * low:{sign}.{digits}f}, {100 * high:{sign}.{digits}f}]"
+
+
+def _print_outdated(console: Console, number: int, run: Finished) -> None:
+    """A run keeps its first number; matrices of a later validation on another machine may differ by rounding."""
+    recorded, computed = run.result.value, run.confusions.values()["mIoU"]
+    if not math.isclose(recorded, computed, rel_tol=1e-9):
+        console.print(
+            f"Run {number}: {RESULTS} says mIoU {100 * recorded:.4f}, its last validation, which counts here, "
+            f"{100 * computed:.4f}.",
+            soft_wrap=True,
+        )

@@ -1,27 +1,26 @@
 """MMEngine's configuration of a run: a protocol's file, then what the checkpoint, the data and the user say."""
 
-import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from converters.checkpoint import Checkpoint
-from converters.errors import InputError, first_few, unknown
+from converters.errors import InputError, unknown
 from converters.targets import quiet, to_mmseg
 from transfer.results import protocol_hash
+from transfer.segmentation_options import try_options, use_options
 
 with quiet():
-    from mmengine.config import Config, DictAction
+    from mmengine.config import Config
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "segmentation"
 
 _BASE, _SAMPLE = "upernet", "sample"
 
-# what a run acts upon; everything else of a file is a name for a part of these
+# what decides a number
 _PARTS = ("model", "train_dataloader", "test_dataloader", "optim_wrapper", "param_scheduler", "train_cfg")
-_OPEN = (*_PARTS, "tta_model", "tta_pipeline", "default_hooks", "env_cfg")
 
 # what decides where and how fast a run computes, and what belongs to the checkpoint instead of the protocol
 _PLACE = ("data_root", "num_workers", "persistent_workers", "batch_size", "prefetch_factor", "pin_memory", "sampler")
@@ -30,40 +29,6 @@ _CHECKPOINT = {
     "backbone": ("depth", "init_cfg"),
     "decode_head": ("in_channels",),
     "auxiliary_head": ("in_channels",),
-}
-
-# keys with a flag of their own, which does more than to set them
-_FLAGS = {
-    "work_dir": "--output",
-    "randomness": "--seed",
-    "load_from": "--ckpt",
-    "resume": "--resume",
-    "launcher": "torchrun",
-    "auto_scale_lr": "--batch-size",
-    "train_dataloader.batch_size": "--batch-size",
-    "train_dataloader.dataset.data_root": "--data-root",
-    "test_dataloader.dataset.data_root": "--data-root",
-    "model.backbone.init_cfg": "--ckpt",
-    "model.backbone.depth": "--ckpt",
-    "model.decode_head.num_classes": "--dataset",
-    "model.auxiliary_head.num_classes": "--dataset",
-    "optim_wrapper.type": "--amp",
-}
-
-# what would change nothing here, or the order of images, or break the run
-_CLOSED = ("train_dataloader.sampler", "test_dataloader.sampler", "test_dataloader.batch_size", "train_cfg.type")
-
-# parts without a type, whose unknown keys MMEngine would pass over in silence, and what they know
-_KNOWN = {
-    "train_cfg": ("max_iters",),
-    "env_cfg": ("cudnn_benchmark",),
-    "default_hooks": ("checkpoint",),
-    "default_hooks.checkpoint": ("interval", "max_keep_ckpts"),
-    "optim_wrapper.paramwise_cfg": (
-        *("norm_decay_mult", "bias_decay_mult", "flat_decay_mult", "dwconv_decay_mult", "bias_lr_mult", "custom_keys"),
-        "bypass_duplicate",
-    ),
-    "model.test_cfg": ("mode", "crop_size", "stride"),
 }
 
 
@@ -104,7 +69,7 @@ class Plan:
         settings = self.identity
         for part, names in _CHECKPOINT.items():
             for name in names:
-                settings["model"].get(part, {}).pop(name, None)
+                (settings["model"].get(part) or {}).pop(name, None)
         return settings
 
     @property
@@ -210,8 +175,9 @@ def build_plan(
     if options:
         changes.append(f"--cfg-options {' '.join(options)}")
         marks.append("options")
-        _use_options(config, options)
-        _check_backbone(config, checkpoint)
+        use_options(config, options)
+        changes += _check_options(config, checkpoint)
+        try_options(config, options)
     return Plan(config, ", ".join([protocol, *marks]), tuple(changes), total)
 
 
@@ -238,15 +204,17 @@ def rescale(config: Config, batch_size: int) -> list[str]:
         return []
     ratio = batch_size / before
     optimizer, loop, states = config.optim_wrapper.optimizer, config.train_cfg, config.default_hooks.checkpoint
-    rate, iterations = optimizer.lr, loop.max_iters
-    optimizer.lr = rate * ratio
-    loop.max_iters = max(1, round(iterations / ratio))
+    old = optimizer.lr, loop.max_iters, [schedule.eta_min for schedule in config.param_scheduler]
+    optimizer.lr *= ratio
+    loop.max_iters = max(1, round(loop.max_iters / ratio))
     states.interval = max(1, round(states.interval / ratio))
     for schedule in config.param_scheduler:
         schedule.eta_min *= ratio
         schedule.end = max(1, round(schedule.end / ratio))
+    lasts = zip(old[2], config.param_scheduler, strict=True)
+    ends = "".join(f" (at the end {rate:g} -> {schedule.eta_min:g})" for rate, schedule in lasts if rate)
     return [
-        f"batch {before} -> {batch_size}, learning rate {rate:g} -> {optimizer.lr:g}, iterations {iterations} -> "
+        f"batch {before} -> {batch_size}, learning rate {old[0]:g} -> {optimizer.lr:g}{ends}, iterations {old[1]} -> "
         f"{loop.max_iters}"
     ]
 
@@ -287,70 +255,27 @@ def _test_at_several_scales(config: Config, protocol: str) -> None:
     config.test_dataloader.dataset.pipeline = config.tta_pipeline
 
 
-def _use_options(config: Config, options: Sequence[str]) -> None:
-    """Merge what the user says by MMEngine's own means, once every key is known to have an effect."""
-    for option in options:
-        key, equals, _ = option.partition("=")
-        if not equals or not key:
-            raise InputError(f"--cfg-options: expected key=value, got '{option}'")
-        _check_key(config, key)
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--options", nargs="+", action=DictAction)
-    try:
-        config.merge_from_dict(parser.parse_args(["--options", *options]).options)
-    except (KeyError, TypeError, IndexError, ValueError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--cfg-options: MMEngine cannot merge {first_few(list(options))} ({reason})") from error
-
-
-def _check_key(config: Config, key: str) -> None:
-    """Refuse a key that something else sets, or that nothing would read."""
-    for name, flag in _FLAGS.items():
-        if f"{key}.".startswith(f"{name}."):
-            raise InputError(f"--cfg-options: {key} is set by {flag}; use that")
-    path = key.split(".")
-    if path[0] not in _OPEN:
-        if path[0] in config:
-            raise InputError(
-                f"--cfg-options: {path[0]} is a name within the protocol's file; set the key that it stands for, below "
-                f"{', '.join(_OPEN)}"
-            )
-        raise unknown("key of --cfg-options", key, _OPEN)
-    if any(f"{key}.".startswith(f"{name}.") for name in _CLOSED):
-        raise InputError(f"--cfg-options: {key} would change nothing here, or break the run; leave it out")
-    node: Any = config
-    for depth, name in enumerate(path):
-        known = _KNOWN.get(".".join(path[:depth]))
-        if known is not None and name not in known:
-            raise unknown(f"key of {'.'.join(path[:depth])}", name, known)
-        if isinstance(node, Mapping | Config):
-            if name not in node:
-                _check_new(node, path[:depth], name, known)
-                return
-            node = node[name]
-        elif isinstance(node, list):
-            if not name.isdigit() or int(name) >= len(node):
-                raise InputError(f"--cfg-options: {key}: expected a number below {len(node)} after {path[depth - 1]}")
-            node = node[int(name)]
-        else:
-            raise InputError(f"--cfg-options: {key}: {'.'.join(path[:depth])} is {node!r} and holds no {name}")
-
-
-def _check_new(node: Any, path: list[str], name: str, known: Sequence[str] | None) -> None:
-    """A key that is not in the file may stand where a constructor will refuse what it does not know."""
-    if known is None and "type" not in node and path[-1] not in ("custom_keys", *_LOADERS):
-        raise unknown(f"key of {'.'.join(path)}", name, node)
-
-
-_LOADERS = ("train_dataloader", "test_dataloader")  # torch's DataLoader refuses what it does not know
+def _check_options(config: Config, checkpoint: Checkpoint) -> list[str]:
+    """Refuse or tell what only shows once all options are merged."""
+    _check_backbone(config, checkpoint)
+    iterations = config.train_cfg.max_iters
+    if iterations < 0:
+        raise InputError(f"--cfg-options: train_cfg.max_iters: expected 0 or more, got {iterations}")
+    for loader in (config.train_dataloader, config.test_dataloader):
+        if loader.num_workers == 0:  # torch refuses what means processes if there are none
+            loader.persistent_workers = False
+            loader.pop("prefetch_factor", None)
+    ends = [each.end for each in config.param_scheduler if each.get("end", iterations) != iterations]
+    return [f"the schedule of the rate ends at iteration {end}, training at {iterations}" for end in ends]
 
 
 def _check_backbone(config: Config, checkpoint: Checkpoint) -> None:
     """Refuse a network that the checkpoint's tensors do not fill, which MMEngine would only warn of."""
     backbone = config.model.backbone
-    if backbone.type != "ResNet" or backbone.get("deep_stem", False):
-        stem = ", deep_stem=True" if backbone.get("deep_stem", False) else ""
+    deep = bool(backbone.get("deep_stem", False))
+    if backbone.type != "ResNet" or deep:
         raise InputError(
-            f"expected the plain ResNet, got {backbone.type}{stem}: the checkpoint's stem is one 7x7 convolution, so "
-            f"another one would stay random ({checkpoint.arch}); leave model.backbone.type and deep_stem alone"
+            f"expected plain ResNet, got {backbone.type}{', deep_stem=True' if deep else ''}: the checkpoint has a 7x7 "
+            f"stem ({checkpoint.arch}), in whose place three convolutions or others would stay random; leave "
+            "model.backbone.type and model.backbone.deep_stem out of --cfg-options"
         )

@@ -1,6 +1,7 @@
 """Which MMSegmentation is installed, found out before anything imports it."""
 
 import importlib
+import re
 from collections.abc import Mapping
 from importlib.metadata import distributions
 
@@ -15,7 +16,7 @@ def check_packages(installed: Mapping[str, str]) -> dict[str, str]:
     """The versions of MMSegmentation's packages.
 
     Args:
-        installed: version by name of a distribution, in small letters.
+        installed: version by name of a distribution, in small letters and with hyphens.
 
     Raises:
         InputError: they are not there, or those of upstream are, alone or beside them.
@@ -43,7 +44,11 @@ def find_mmsegmentation() -> dict[str, str]:
     Raises:
         InputError: see `check_packages`; or they are there and do not work.
     """
-    installed = {each.metadata["Name"].lower(): each.version for each in distributions() if each.metadata["Name"]}
+    installed = {
+        re.sub("[-_.]+", "-", each.metadata["Name"]).lower(): each.version  # as the index spells names
+        for each in distributions()
+        if each.metadata["Name"]
+    }
     versions = check_packages(installed)
     try:
         with quiet():

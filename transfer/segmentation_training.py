@@ -211,6 +211,9 @@ def train(model: nn.Module, plan: Plan, dataset: Any, seed: int, output: Path, r
     finally:
         if journal:
             journal.close()
+        for handler in runner.logger.handlers:
+            handler.close()
+        runner.logger.handlers.clear()
     _share_buffers(model, ranks)
 
 

@@ -11,7 +11,7 @@ loss = dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0, avg_non
 model = dict(
     data_preprocessor=dict(size_divisor=32, test_cfg=dict(size_divisor=32)),
     backbone=dict(norm_cfg=norm),
-    decode_head=dict(norm_cfg=norm, channels=64, dropout_ratio=0, loss_decode=loss),
+    decode_head=dict(norm_cfg=norm, channels=64, dropout_ratio=0.0, loss_decode=loss),
 )
 
 data = dict(type="BaseSegDataset", data_root="runs/scenes", reduce_zero_label=True)
