@@ -218,6 +218,10 @@ def test_detector_learns_the_sample_which_an_untrained_one_does_not_know(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A sixth of the sample's iterations, by its own protocol: what all of them reach stands in the README."""
+    sizes = sample_data.sample_root.__kwdefaults__
+    assert sizes == {"num_train": sample_data.NUM_TRAIN, "num_test": sample_data.NUM_TEST}
+    monkeypatch.setitem(sizes, "num_train", 100)  # each is shown four times
+    monkeypatch.setitem(sizes, "num_test", 50)
     found = {}
     for iterations in (0, 100):
         arguments = [
@@ -238,7 +242,7 @@ def test_detector_learns_the_sample_which_an_untrained_one_does_not_know(
     for layout in ("sample_voc", "sample_coco"):
         before, after = (found[iterations][layout, "AP50"] for iterations in (0, 100))
         assert before.interval[1] < after.interval[0]
-        assert (before.num_examples, after.num_examples) == (sample_data.NUM_TEST, sample_data.NUM_TEST)
+        assert (before.num_examples, after.num_examples) == (50, 50)
 
 
 def _start(folder: Path, output: str, *arguments: str, opts: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
