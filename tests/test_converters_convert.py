@@ -55,16 +55,22 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_pictures: None) -
     shutil.rmtree(tmp_path)
 
 
-def write_original(state: dict[str, Tensor], path: Path) -> None:
+@pytest.fixture(scope="module")
+def written_once(state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("original") / "simsiam.pth.tar"
     content = {f"module.encoder.{name}": tensor for name, tensor in state.items()}
     content["module.predictor.0.weight"] = torch.ones(2, 2)
     torch.save({"epoch": 100, "arch": "resnet18", "state_dict": content, "optimizer": {}}, path)
+    before = sha256(path)
+    yield path
+    assert sha256(path) == before, "a test has written into the file of all"
+    shutil.rmtree(path.parent)
 
 
 @pytest.fixture
-def original(run: Run, state: dict[str, Tensor]) -> str:
-    write_original(state, Path("simsiam.pth.tar"))
-    return "simsiam.pth.tar"
+def original(run: Run, written_once: Path) -> str:
+    Path(written_once.name).hardlink_to(written_once)
+    return written_once.name
 
 
 def refused(run: Run, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -100,11 +106,11 @@ class Converted:
 
 @pytest.fixture(scope="module", params=FILES)
 def converted(
-    request: pytest.FixtureRequest, state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, written_once: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Converted]:
     """One conversion to a target, for all who only read what it left."""
     folder, printed, errors = tmp_path_factory.mktemp("converted"), io.StringIO(), io.StringIO()
-    write_original(state, folder / "simsiam.pth.tar")
+    shutil.copy(written_once, folder)
     before = sha256(folder / "simsiam.pth.tar")
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(errors):
         patch.chdir(folder)
