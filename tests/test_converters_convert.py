@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -40,7 +42,7 @@ def state() -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_pictures: None) -> Iterator[Run]:
     """The command in an empty folder that is removed afterwards, since each file has 45 MB."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "240")
@@ -53,12 +55,22 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     shutil.rmtree(tmp_path)
 
 
-@pytest.fixture
-def original(run: Run, state: dict[str, Tensor]) -> str:
+@pytest.fixture(scope="module")
+def written_once(state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("original") / "simsiam.pth.tar"
     content = {f"module.encoder.{name}": tensor for name, tensor in state.items()}
     content["module.predictor.0.weight"] = torch.ones(2, 2)
-    torch.save({"epoch": 100, "arch": "resnet18", "state_dict": content, "optimizer": {}}, "simsiam.pth.tar")
-    return "simsiam.pth.tar"
+    torch.save({"epoch": 100, "arch": "resnet18", "state_dict": content, "optimizer": {}}, path)
+    before = sha256(path)
+    yield path
+    assert sha256(path) == before, "a test has written into the file of all"
+    shutil.rmtree(path.parent)
+
+
+@pytest.fixture
+def original(run: Run, written_once: Path) -> str:
+    Path(written_once.name).hardlink_to(written_once)
+    return written_once.name
 
 
 def refused(run: Run, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -72,43 +84,72 @@ def refused(run: Run, capsys: pytest.CaptureFixture[str], *arguments: str) -> st
     return errors
 
 
-@pytest.mark.parametrize(
-    ("target", "files"),
-    [
-        ("torchvision", ["out.pth"]),
-        ("safetensors", ["out.safetensors"]),
-        ("detectron2", ["out.pth", "out.yaml"]),
-        ("mmseg", ["out.pth", "out.py"]),
-    ],
-)
-def test_target_is_written_with_its_facts_and_certificate(
-    target: str, files: list[str], run: Run, original: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = sha256(Path(original))
-    assert run(original, "--target", target, files[0]) == 0
-    assert sorted(path.name for path in Path().iterdir()) == sorted([*files, f"{files[0]}.certificate.json", original])
-    assert sha256(Path(original)) == before
-    printed, errors = capsys.readouterr()
-    assert errors == ""
-    assert "resnet18 of simsiam, online network, by 120 tensors at state_dict > module.encoder.*" in printed
-    assert "left out: module.predictor.0.weight" in printed
-    assert printed.count("passed") == 3 + (target == "safetensors")
-    certificate = json.loads(Path(f"{files[0]}.certificate.json").read_text())
-    assert certificate["input"] == {"file": original, "sha256": before}
-    assert certificate["output"] == {"file": files[0], "sha256": sha256(Path(files[0]))}
-    assert {path.stat().st_mode & 0o777 for path in map(Path, files)} == {0o644}
+FILES = {
+    "torchvision": ["out.pth"],
+    "safetensors": ["out.safetensors"],
+    "detectron2": ["out.pth", "out.yaml"],
+    "mmseg": ["out.pth", "out.py"],
+}
 
 
-def test_files_of_every_target_can_be_converted_back(run: Run, original: str, state: dict[str, Tensor]) -> None:
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion left in a folder of its own and printed."""
+
+    target: str
+    folder: Path
+    before: str
+    code: int
+    printed: str
+    errors: str
+
+
+@pytest.fixture(scope="module", params=FILES)
+def converted(
+    request: pytest.FixtureRequest, written_once: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Converted]:
+    """One conversion to a target, for all who only read what it left."""
+    folder, printed, errors = tmp_path_factory.mktemp("converted"), io.StringIO(), io.StringIO()
+    shutil.copy(written_once, folder)
+    before = sha256(folder / "simsiam.pth.tar")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(errors):
+        patch.chdir(folder)
+        patch.setenv("COLUMNS", "240")
+        arguments = ["simsiam.pth.tar", "--target", request.param, FILES[request.param][0]]
+        patch.setattr(sys, "argv", ["convert.py", *arguments])
+        code = main()
+    yield Converted(request.param, folder, before, code, printed.getvalue(), errors.getvalue())
+    shutil.rmtree(folder)
+
+
+def test_target_is_written_with_its_facts_and_certificate(converted: Converted) -> None:
+    files, original = FILES[converted.target], "simsiam.pth.tar"
+    assert converted.code == 0
+    found = sorted(path.name for path in converted.folder.iterdir())
+    assert found == sorted([*files, f"{files[0]}.certificate.json", original])
+    assert sha256(converted.folder / original) == converted.before
+    assert converted.errors == ""
+    assert "resnet18 of simsiam, online network, by 120 tensors at state_dict > module.encoder.*" in converted.printed
+    assert "left out: module.predictor.0.weight" in converted.printed
+    assert converted.printed.count("passed") == 3 + (converted.target == "safetensors")
+    certificate = json.loads((converted.folder / f"{files[0]}.certificate.json").read_text())
+    assert certificate["input"] == {"file": original, "sha256": converted.before}
+    assert certificate["output"] == {"file": files[0], "sha256": sha256(converted.folder / files[0])}
+    assert {(converted.folder / name).stat().st_mode & 0o777 for name in files} == {0o644}
+
+
+def test_file_of_every_target_can_be_converted_back(converted: Converted, run: Run, state: dict[str, Tensor]) -> None:
     """theirs -> each target -> ours: the same tensors, pixels and source; torchvision's by its certificate."""
-    expected = read_checkpoint(Path(original), Request()).checkpoint
-    for target in targets.names():
-        suffix = targets.find(target).SUFFIX
-        assert run(original, "--target", target, f"{target}{suffix}") == 0
-        assert run(f"{target}{suffix}", "--target", "safetensors", f"back-from-{target}.safetensors") == 0
-        back = load(Path(f"back-from-{target}.safetensors"))
-        assert (back.arch, back.pixels, back.source) == (expected.arch, expected.pixels, expected.source)
-        assert all(torch.equal(back.backbone[name], tensor) for name, tensor in state.items())
+    expected = read_checkpoint(converted.folder / "simsiam.pth.tar", Request()).checkpoint
+    output = converted.folder / FILES[converted.target][0]
+    assert run(str(output), "--target", "safetensors", "back.safetensors") == 0
+    back = load(Path("back.safetensors"))
+    assert (back.arch, back.pixels, back.source) == (expected.arch, expected.pixels, expected.source)
+    assert all(torch.equal(back.backbone[name], tensor) for name, tensor in state.items())
+
+
+def test_every_target_is_converted_to() -> None:
+    assert set(FILES) == set(targets.names())
 
 
 def test_certificate_of_another_file_is_no_evidence(run: Run, original: str, state: dict[str, Tensor]) -> None:

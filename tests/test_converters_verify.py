@@ -110,6 +110,7 @@ def test_conversion_passes_in_every_framework_bit_for_bit(
         assert part["versions"]
 
 
+@pytest.mark.usefixtures("small_pictures")
 def test_certificate_of_the_same_conversion_is_the_same_text(original: Path, written: Callable[[str], Path]) -> None:
     output = written("torchvision")
     first, second = (certify(original, ONLINE, output, "torchvision").to_json() for _ in range(2))
@@ -130,6 +131,7 @@ SPOILT_FACTS = {
 }
 
 
+@pytest.mark.usefixtures("small_pictures")
 @pytest.mark.parametrize("spoilt", SPOILT_FACTS)
 def test_certificate_fails_for_facts_that_spoil_the_features(
     spoilt: str, original: Path, written: Callable[[str], Path]
@@ -144,6 +146,7 @@ def test_certificate_fails_for_facts_that_spoil_the_features(
     assert certificate.failures
 
 
+@pytest.mark.usefixtures("small_pictures")
 def test_certificate_fails_for_the_stride_in_the_other_convolution(tmp_path: Path) -> None:
     """Only bottlenecks have the choice: ResNet-50. Names and shapes are the same; only the outputs differ."""
     state = trained_state("resnet50", 3)
@@ -161,6 +164,7 @@ def test_certificate_fails_for_the_stride_in_the_other_convolution(tmp_path: Pat
     shutil.rmtree(tmp_path)
 
 
+@pytest.mark.usefixtures("small_pictures")
 @pytest.mark.parametrize("target", targets.names())
 def test_certificate_fails_for_the_momentum_branch_taken_for_the_online_one(
     target: str, original: Path, tmp_path: Path
@@ -199,6 +203,7 @@ def transpose(model: dict[str, Tensor]) -> None:
     model[name] = model[name].transpose(0, 1).contiguous()
 
 
+@pytest.mark.usefixtures("small_pictures")
 @pytest.mark.parametrize("target", ["detectron2", "mmseg", "torchvision"])
 @pytest.mark.parametrize("spoil", [swap_pair, drop_layer, change_one_value, transpose])
 def test_certificate_fails_for_spoilt_weights(
@@ -212,6 +217,7 @@ def test_certificate_fails_for_spoilt_weights(
     assert statuses(certificate) == {"torchvision": PASSED, **dict.fromkeys(DENSE, PASSED), target: FAILED}
 
 
+@pytest.mark.usefixtures("small_pictures")
 def test_network_that_was_never_trained_fails(tmp_path: Path) -> None:
     original, output = tmp_path / "fresh.pth", tmp_path / "out.pth"
     torch.save(build_backbone("resnet18").state_dict(), original)
@@ -221,6 +227,7 @@ def test_network_that_was_never_trained_fails(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
 
 
+@pytest.mark.usefixtures("small_pictures")
 def test_framework_that_is_not_installed_is_named_and_nothing_else_suffers(
     original: Path, written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +239,7 @@ def test_framework_that_is_not_installed_is_named_and_nothing_else_suffers(
     assert "cannot be imported" in certificate.unchecked[0]
 
 
+@pytest.mark.usefixtures("small_pictures")
 @pytest.mark.parametrize("arch", ["resnet18_cifar", "resnet18_cifar_pad2", "resnet50_same"])
 def test_architecture_that_frameworks_lack_is_certified_where_it_can_be(arch: str, tmp_path: Path) -> None:
     checkpoint = dataclasses.replace(
@@ -253,6 +261,7 @@ def read_own(folder: Path, arch: str) -> Checkpoint:
     return read_checkpoint(path, Request(source="torchvision")).checkpoint
 
 
+@pytest.mark.usefixtures("small_pictures")
 def test_pixels_of_the_origin_reach_every_framework(tmp_path: Path) -> None:
     """SimCLR v1 of TensorFlow wants images in 0..1 without mean."""
     original = tmp_path / "simclr.pth"

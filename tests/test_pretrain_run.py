@@ -158,12 +158,13 @@ def test_collapse_that_stops_the_run_exits_with_3(
     assert capsys.readouterr().err.startswith("stopped: collapse at step ")
 
 
-def test_killed_run_resumes_to_the_same_bits(pictures: Path, tmp_path: Path) -> None:
-    def command(output: str, *more: str) -> list[str]:
-        script = [sys.executable, str(ROOT / "pretrain/run.py"), "--device", "cpu", "--output", str(tmp_path / output)]
-        return [*script, *from_folder(pictures, "epochs=8", "save_minutes=0", "log_every=1"), *more]
+def test_killed_run_resumes_to_the_same_bits(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def arguments(output: str, save_minutes: int) -> list[str]:
+        changes = from_folder(pictures, "epochs=8", f"save_minutes={save_minutes}", "log_every=1")
+        return ["--output", str(tmp_path / output), *changes]
 
-    process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, cwd=tmp_path)
+    command = [sys.executable, str(ROOT / "pretrain/run.py"), "--device", "cpu", *arguments("killed", 0)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path)
     metrics = tmp_path / "killed/metrics.jsonl"
     while not metrics.exists() or metrics.read_text().count("loss") < 3:
         assert process.poll() is None, "the run ended before it could be killed"
@@ -171,8 +172,8 @@ def test_killed_run_resumes_to_the_same_bits(pictures: Path, tmp_path: Path) -> 
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed/checkpoint.safetensors").exists() or metrics.read_text().count("loss") < 16
-    subprocess.run(command("killed", "--resume"), check=True, stdout=subprocess.DEVNULL, cwd=tmp_path)
-    subprocess.run(command("whole"), check=True, stdout=subprocess.DEVNULL, cwd=tmp_path)
+    assert pretrain(monkeypatch, *arguments("killed", 0), "--resume") == 0
+    assert pretrain(monkeypatch, *arguments("whole", 60)) == 0
 
     killed, whole = (load(tmp_path / name / "checkpoint.safetensors").backbone for name in ("killed", "whole"))
     assert all(torch.equal(killed[name], whole[name]) for name in whole)

@@ -1,5 +1,6 @@
 """The command from checkpoint to numbers and pictures, on excerpts in the official layouts, and what it refuses."""
 
+import io
 import json
 import os
 import re
@@ -9,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +34,18 @@ with quiet():
 COMMAND = Path(__file__).parents[1] / "transfer" / "detection.py"
 NUM_TRAIN, NUM_TEST = 12, 6
 
-# small and few, so that seconds are enough; FREEZE_AT, batch norms, evaluation and all the rest are the protocol's
+# small and few, so that seconds are enough, and so low a threshold that there are detections; FREEZE_AT, batch norms,
+# evaluation and all the rest are the protocol's
 SMALL = (
     *("INPUT.MIN_SIZE_TRAIN", "(64,96)", "INPUT.MIN_SIZE_TEST", "96", "DATALOADER.NUM_WORKERS", "0"),
     *("MODEL.RPN.PRE_NMS_TOPK_TRAIN", "100", "MODEL.RPN.POST_NMS_TOPK_TRAIN", "50"),
     *("MODEL.RPN.PRE_NMS_TOPK_TEST", "100", "MODEL.RPN.POST_NMS_TOPK_TEST", "20", "MODEL.ROI_BOX_HEAD.FC_DIM", "64"),
+    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.FPN.OUT_CHANNELS", "64"),
     *("SOLVER.MAX_ITER", "6", "SOLVER.STEPS", "(4,)", "SOLVER.WARMUP_ITERS", "2", "SOLVER.CHECKPOINT_PERIOD", "2"),
 )
 VOC = ("--dataset", "voc", "--voc-train", "07", "--excerpt", "--data-root", "data", "--device", "cpu")
+
+OUTPUT = Path("runs/detection/voc-published")
 
 Run = Callable[..., int]
 
@@ -73,24 +80,49 @@ def excerpts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def run(excerpts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command in an empty folder beside the excerpts."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
-    shutil.copytree(excerpts / "data", tmp_path / "data")
-    shutil.copy(excerpts / "checkpoint.safetensors", tmp_path)
+def _command(excerpts: Path, folder: Path, patch: pytest.MonkeyPatch) -> Run:
+    """The command in a folder with the excerpts and nothing else."""
+    patch.chdir(folder)
+    patch.setenv("COLUMNS", "300")
+    patch.delenv("DETECTRON2_DATASETS", raising=False)
+    shutil.copytree(excerpts / "data", folder / "data")
+    (folder / "checkpoint.safetensors").hardlink_to(excerpts / "checkpoint.safetensors")  # 45 MB that no test changes
 
     def command(*arguments: str, opts: tuple[str, ...] = ()) -> int:
         checkpoint = () if "--ckpt" in arguments else ("--ckpt", "checkpoint.safetensors")
-        monkeypatch.setattr(sys, "argv", ["detection.py", *arguments, *checkpoint, "--opts", *SMALL, *opts])
+        patch.setattr(sys, "argv", ["detection.py", *arguments, *checkpoint, "--opts", *SMALL, *opts])
         return main()
 
     return command
 
 
-def _results(output: str = "runs/detection/voc-published") -> list[Result]:
+@pytest.fixture
+def run(excerpts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_pictures: None) -> Run:
+    return _command(excerpts, tmp_path, monkeypatch)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A run of the protocol that was published for VOC: its output and what it printed."""
+
+    output: Path
+    printed: str
+
+    def copy(self) -> Path:
+        """The output where the command expects it by default."""
+        return Path(shutil.copytree(self.output, OUTPUT))
+
+
+@pytest.fixture(scope="module")
+def published(excerpts: Path, tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """One run for all who look at what it left, or go on from there in a copy."""
+    folder, printed = tmp_path_factory.mktemp("published"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        assert _command(excerpts, folder, patch)(*VOC) == 0
+    return Published(folder / OUTPUT, printed.getvalue())
+
+
+def _results(output: str | Path = OUTPUT) -> list[Result]:
     results, problems = read(Path(output) / "results.jsonl")
     assert not problems
     return results
@@ -105,16 +137,14 @@ def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_voc_is_trained_by_its_protocol_and_tested_by_its_rule(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*VOC) == 0
-    printed = capsys.readouterr().out
+def test_voc_is_trained_by_its_protocol_and_tested_by_its_rule(published: Published) -> None:
+    results, printed = _results(published.output), published.printed
     assert "trains of the backbone: res5 (5 tensors, 8,388,608 values, FREEZE_AT 4, FrozenBN)" in printed
     assert "pixels: RGB, mean [123.675, 116.28, 103.53], deviation [58.395, 57.12, 57.375] of 0..255" in printed
     assert f"train: voc_2007_trainval, {NUM_TRAIN} images" in printed
     assert f"test: voc_2007_test, {NUM_TEST} images" in printed
     assert "expected: " in printed
-    assert f"protocol: published, opts, VOC07, excerpt ({_results()[0].protocol_hash})" in printed
-    results = _results()
+    assert f"protocol: published, opts, VOC07, excerpt ({results[0].protocol_hash})" in printed
     assert [result.metric for result in results] == ["AP", "AP50", "AP75"]
     for result in results:
         assert (result.task, result.dataset, result.split) == ("detection", "voc_2007", "test")
@@ -127,11 +157,9 @@ def test_voc_is_trained_by_its_protocol_and_tested_by_its_rule(run: Run, capsys:
         assert result.details["proof"][0].startswith("certificate: 100 tensors equal")
 
 
-def test_only_what_the_protocol_trains_changes(run: Run) -> None:
-    assert run(*VOC) == 0
-    output = Path("runs/detection/voc-published")
-    before = torch.load(output / "backbone.pth", weights_only=True)["model"]
-    after = _final(output)
+def test_only_what_the_protocol_trains_changes(published: Published) -> None:
+    before = torch.load(published.output / "backbone.pth", weights_only=True)["model"]
+    after = _final(published.output)
     changed = {name.split(".")[2] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"res5"}
     norms = [name for name in before if ".norm." in name]
@@ -139,12 +167,10 @@ def test_only_what_the_protocol_trains_changes(run: Run) -> None:
     assert all(torch.equal(before[name], after[name]) for name in norms)
 
 
-def test_run_leaves_detections_pictures_curves_and_log(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    # so low a threshold that there are detections to be kept
-    assert run(*VOC, opts=("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0")) == 0
-    output = Path("runs/detection/voc-published")
+def test_run_leaves_detections_pictures_curves_and_log(published: Published, excerpts: Path) -> None:
+    output = published.output
     found = json.loads((output / "detections_voc_2007_test.json").read_text())
-    ids = (Path("data") / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "test.txt").read_text().split()
+    ids = (excerpts / "data" / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "test.txt").read_text().split()
     assert {each["image_id"] for each in found} == set(ids)
     assert {each["category_id"] for each in found} <= set(range(1, 21))
     assert all(len(each["bbox"]) == 4 and 0 <= each["score"] <= 1 for each in found)
@@ -152,7 +178,7 @@ def test_run_leaves_detections_pictures_curves_and_log(run: Run, capsys: pytest.
         with Image.open(output / name) as image:
             assert np.asarray(image.convert("L")).std() > 1, f"{name} is blank"
     assert "Starting training from iteration 0" in (output / "log.txt").read_text()
-    assert "Starting training" not in capsys.readouterr().out
+    assert "Starting training" not in published.printed
     assert list(output.glob("events.out.tfevents.*"))
     assert json.loads((output / "metrics.json").read_text().splitlines()[-1])["iteration"] == 5
 
@@ -183,16 +209,19 @@ def test_data_root_is_that_of_detectron2_where_none_is_given(run: Run, monkeypat
     assert run(*arguments, "--dry-run") == 0
 
 
-def test_another_seed_is_another_run(run: Run) -> None:
-    for output, seed in (("one", "0"), ("two", "1")):
-        assert run(*VOC, "--output", output, "--seed", seed) == 0
-    assert not _equal(_final("one"), _final("two"))
+def test_another_seed_is_another_run(published: Published, run: Run) -> None:
+    assert run(*VOC, "--output", "other", "--seed", "1") == 0
+    assert not _equal(_final(published.output), _final("other"))
 
 
 def test_detector_learns_the_sample_which_an_untrained_one_does_not_know(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A sixth of the sample's iterations, by its own protocol: what all of them reach stands in the README."""
+    sizes = sample_data.sample_root.__kwdefaults__
+    assert sizes == {"num_train": sample_data.NUM_TRAIN, "num_test": sample_data.NUM_TEST}
+    monkeypatch.setitem(sizes, "num_train", 100)  # each is shown four times
+    monkeypatch.setitem(sizes, "num_test", 50)
     found = {}
     for iterations in (0, 100):
         arguments = [
@@ -213,7 +242,7 @@ def test_detector_learns_the_sample_which_an_untrained_one_does_not_know(
     for layout in ("sample_voc", "sample_coco"):
         before, after = (found[iterations][layout, "AP50"] for iterations in (0, 100))
         assert before.interval[1] < after.interval[0]
-        assert (before.num_examples, after.num_examples) == (sample_data.NUM_TEST, sample_data.NUM_TEST)
+        assert (before.num_examples, after.num_examples) == (50, 50)
 
 
 def _start(folder: Path, output: str, *arguments: str, opts: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
@@ -230,6 +259,7 @@ def test_killed_run_that_is_resumed_ends_where_an_unbroken_one_does(run: Run, tm
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "broken" / "model_final.pth").exists()
+    opts += ("SOLVER.CHECKPOINT_PERIOD", "24")  # no more states than are looked at
     assert run(*VOC, "--output", "broken", "--resume", opts=opts) == 0
     assert run(*VOC, "--output", "whole", opts=opts) == 0
     assert _equal(_final("broken"), _final("whole"))
@@ -242,9 +272,8 @@ def test_killed_run_that_is_resumed_ends_where_an_unbroken_one_does(run: Run, tm
     assert [line["lr"] for line in lines[0]] == [line["lr"] for line in lines[1]]
 
 
-def test_unfinished_run_is_not_taken_for_the_protocol(run: Run) -> None:
-    assert run(*VOC) == 0
-    output = Path("runs/detection/voc-published")
+def test_unfinished_run_is_not_taken_for_the_protocol(published: Published, run: Run) -> None:
+    output = published.copy()
     whole = _results()
     (output / "last_checkpoint").write_text("model_0000003.pth")
     assert run(*VOC, "--eval-only") == 0
@@ -259,19 +288,17 @@ def test_unfinished_run_is_not_taken_for_the_protocol(run: Run) -> None:
 
 def test_start_that_was_refused_does_not_block_its_folder(run: Run) -> None:
     assert run(*VOC, opts=("INPUT.FORMAT", "BGR")) == 2
-    assert Path("runs/detection/voc-published/run.json").is_file()
+    assert (OUTPUT / "run.json").is_file()
     assert run(*VOC) == 0
 
 
-def test_finished_run_is_tested_again_and_not_recorded_twice(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*VOC) == 0
-    first = _results()
-    trained = _final("runs/detection/voc-published")
+def test_finished_run_is_tested_again_and_not_recorded_twice(published: Published, run: Run) -> None:
+    published.copy()
+    first, trained = _results(), _final(OUTPUT)
     for again in ("--eval-only", "--resume"):
         assert run(*VOC, again) == 0
         assert _results() == first
-        assert _equal(_final("runs/detection/voc-published"), trained)
-    capsys.readouterr()
+        assert _equal(_final(OUTPUT), trained)
 
 
 def test_no_iterations_test_the_untrained_detector(run: Run) -> None:
@@ -280,7 +307,7 @@ def test_no_iterations_test_the_untrained_detector(run: Run) -> None:
     assert {result.details["iterations"] for result in results} == {0}
     assert results[1].metric == "AP50"
     assert results[1].value < 0.05
-    assert not Path("runs/detection/voc-published/model_final.pth").exists()
+    assert not (OUTPUT / "model_final.pth").exists()
 
 
 def test_control_needs_no_certificate_and_is_named(run: Run) -> None:
@@ -293,10 +320,23 @@ def test_control_needs_no_certificate_and_is_named(run: Run) -> None:
     )
 
 
-def _two_processes(launcher: tuple[str, ...], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *launcher, *VOC, "--ckpt", "checkpoint.safetensors", *arguments, "--opts", *SMALL]
-    return subprocess.run(
-        command,
+@dataclass(frozen=True)
+class Two:
+    """A run in two processes of torchrun, and what it printed."""
+
+    output: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def two(excerpts: Path, tmp_path_factory: pytest.TempPathFactory) -> Two:
+    """One such run for all who go on from there in a copy."""
+    folder = tmp_path_factory.mktemp("two")
+    shutil.copytree(excerpts / "data", folder / "data")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(COMMAND)]
+    arguments = [*VOC, "--ckpt", str(excerpts / "checkpoint.safetensors"), "--output", "two", "--opts", *SMALL]
+    done = subprocess.run(
+        [*launcher, *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -304,57 +344,60 @@ def _two_processes(launcher: tuple[str, ...], folder: Path, *arguments: str) -> 
         timeout=300,
         env={**os.environ, "COLUMNS": "300"},
     )
-
-
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(COMMAND))
-
-
-LAUNCHER = (str(COMMAND),)
-
-
-def test_two_processes_train_one_detector_and_share_the_test(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    done = _two_processes(TORCHRUN, tmp_path, "--output", "two")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("per cent [95 % interval") == 1
-    assert "6 iterations of 2 images on 2 cpu process(es)" in done.stdout
-    results = _results("two")
+    return Two(folder / "two", done.stdout)
+
+
+@pytest.fixture
+def launch(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command by Detectron2's launcher in two processes, whose output `capfd` has."""
+    monkeypatch.setenv("PYTHONWARNINGS", "")
+    monkeypatch.delenv("PYTHONWARNINGS")  # the command sets it for its processes, and it is to be undone
+
+    def command(*arguments: str) -> int:
+        return run(*VOC, "--num-gpus", "2", *arguments)
+
+    return command
+
+
+def test_two_processes_train_one_detector_and_share_the_test(two: Two, run: Run) -> None:
+    assert two.printed.count("per cent [95 % interval") == 1
+    assert "6 iterations of 2 images on 2 cpu process(es)" in two.printed
+    results = _results(two.output)
     assert {result.details["processes"] for result in results} == {2}
     # one process tests the same detector, on all the images, and comes to the same numbers
-    (tmp_path / "two" / "results.jsonl").rename(tmp_path / "first.jsonl")
+    shutil.copytree(two.output, "two", ignore=shutil.ignore_patterns("results.jsonl"))
     assert run(*VOC, "--output", "two", "--eval-only") == 0
     assert [result.value for result in _results("two")] == [result.value for result in results]
-    capsys.readouterr()
 
 
-def test_two_processes_resume_where_they_were(run: Run, tmp_path: Path) -> None:
-    """From the state after four of six iterations, which is still there, as if the kill had come then."""
-    assert _two_processes(LAUNCHER, tmp_path, "--num-gpus", "2", "--output", "two").returncode == 0
-    whole = _final(tmp_path / "two")
-    for name in ("model_final.pth", "model_0000005.pth", "results.jsonl"):
-        (tmp_path / "two" / name).unlink()
-    (tmp_path / "two" / "last_checkpoint").write_text("model_0000003.pth")
-    assert _two_processes(LAUNCHER, tmp_path, "--num-gpus", "2", "--output", "two", "--resume").returncode == 0
-    assert "Starting training from iteration 4" in (tmp_path / "two" / "log.txt").read_text()
-    assert _equal(_final(tmp_path / "two"), whole)
-    assert len(list((tmp_path / "two").glob("model_0*.pth"))) == 2, "states of before the kill are cleared away"
+def test_two_processes_resume_where_those_of_another_launcher_were(two: Two, launch: Run) -> None:
+    """Detectron2's after torchrun's, from the state after four of six iterations, which is still there."""
+    shutil.copytree(
+        two.output, "two", ignore=shutil.ignore_patterns("model_final.pth", "model_0000005.pth", "results*")
+    )
+    Path("two/last_checkpoint").write_text("model_0000003.pth")
+    assert launch("--output", "two", "--resume") == 0
+    assert "Starting training from iteration 4" in Path("two/log.txt").read_text()
+    assert _equal(_final("two"), _final(two.output))
+    assert len(list(Path("two").glob("model_0*.pth"))) == 2, "states of before the kill are cleared away"
 
 
-def test_mistake_in_processes_of_the_launcher_is_one_line_and_exit_code_2(run: Run, tmp_path: Path) -> None:
-    done = _two_processes(LAUNCHER, tmp_path, "--num-gpus", "2", "--batch-size", "3")
-    assert done.returncode == 2
-    assert "expected a batch that 2 processes can share, got 3" in done.stderr
-    assert done.stderr.count("error: ") == 1
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "runs").exists()
+def test_mistake_in_processes_of_the_launcher_is_one_line_and_exit_code_2(
+    launch: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert launch("--batch-size", "3") == 2
+    errors = capfd.readouterr().err
+    assert "expected a batch that 2 processes can share, got 3" in errors
+    assert errors.count("error: ") == 1
+    assert "Traceback" not in errors
+    assert not Path("runs").exists()
 
 
-def test_dry_run_of_two_processes_proves_and_leaves_nothing(run: Run, tmp_path: Path) -> None:
-    done = _two_processes(LAUNCHER, tmp_path, "--num-gpus", "2", "--dry-run")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("the detector's four stages differ from the checkpoint's") == 1
-    assert not (tmp_path / "runs").exists()
+def test_dry_run_of_two_processes_proves_and_leaves_nothing(launch: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    assert launch("--dry-run") == 0
+    assert capfd.readouterr().out.count("the detector's four stages differ from the checkpoint's") == 1
+    assert not Path("runs").exists()
 
 
 def _remove(path: str) -> Callable[[], None]:
@@ -442,9 +485,10 @@ def test_official_data_set_of_another_size_is_refused_without_being_asked_for(
     assert "expected 5011" in capsys.readouterr().err.replace(",", "")
 
 
-def test_folder_of_another_run_is_refused_and_left_alone(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*VOC) == 0
-    output = Path("runs/detection/voc-published")
+def test_folder_of_another_run_is_refused_and_left_alone(
+    published: Published, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = published.copy()
     before = {path: path.stat().st_mtime_ns for path in output.iterdir() if path.name != "run.lock"}
     for arguments, opts, message in (
         ((), (), "is not empty (curves.png, "),
@@ -459,9 +503,10 @@ def test_folder_of_another_run_is_refused_and_left_alone(run: Run, capsys: pytes
         assert {path: path.stat().st_mtime_ns for path in output.iterdir() if path.name != "run.lock"} == before
 
 
-def test_damaged_state_is_named_with_the_one_to_fall_back_on(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*VOC) == 0
-    output = Path("runs/detection/voc-published")
+def test_damaged_state_is_named_with_the_one_to_fall_back_on(
+    published: Published, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = published.copy()
     final = output / "model_final.pth"
     final.write_bytes(final.read_bytes()[:1000])
     capsys.readouterr()

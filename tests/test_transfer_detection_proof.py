@@ -2,7 +2,9 @@
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,10 @@ with quiet():
 CPU = torch.device("cpu")
 
 
-def trained_like(seed: int = 0) -> Checkpoint:
+@cache
+def trained_like() -> Checkpoint:
     """A ResNet-18 whose batch norms do not look untouched."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     backbone = build_backbone("resnet18")
     with torch.no_grad():
         for name, buffer in backbone.named_buffers():
@@ -40,7 +43,7 @@ def trained_like(seed: int = 0) -> Checkpoint:
                 buffer.normal_(0, 0.1)
             elif name.endswith("running_var"):
                 buffer.uniform_(0.5, 1.5)
-    source = Source("simsiam", "online", "drawings", 2, seed, None, "0")
+    source = Source("simsiam", "online", "drawings", 2, 0, None, "0")
     return Checkpoint("resnet18", backbone.state_dict(), Pixels(64), source)
 
 
@@ -101,6 +104,7 @@ def _std_one(model: Any) -> None:
     model.pixel_std.fill_(1.0)
 
 
+@pytest.mark.usefixtures("small_pictures")
 @pytest.mark.parametrize("damage", [_swap_stem, _random_stem, _one_tensor_of_another, _std_one])
 def test_damaged_detector_is_refused(tmp_path: Path, damage: Callable[[Any], None]) -> None:
     model, config = detector(tmp_path)
@@ -110,6 +114,7 @@ def test_damaged_detector_is_refused(tmp_path: Path, damage: Callable[[Any], Non
         check_features(model, config, trained_like())
 
 
+@pytest.mark.usefixtures("small_pictures")
 @pytest.mark.parametrize(
     "opts",
     [
@@ -165,35 +170,44 @@ def test_checkpoint_is_certified_for_detectron2(tmp_path: Path, original: Path) 
     assert {part["framework"]: part["status"] for part in certificate["frameworks"]} == {"detectron2": "passed"}
 
 
-def certified(folder: Path, original: Path) -> Path:
-    """A file for Detectron2 with its certificate, as converters/convert.py leaves it."""
-    path = folder / "converted.pth"
+@pytest.fixture(scope="module")
+def certified_once(tmp_path_factory: pytest.TempPathFactory, original: Path) -> Path:
+    path = tmp_path_factory.mktemp("certified") / "converted.pth"
     certify(choose(str(original), Request(), 0, [], CPU), Request(), "detectron2", path, allow_unverified=False)
     return path
 
 
+@pytest.fixture
+def certified(tmp_path: Path, certified_once: Path) -> Path:
+    """A file for Detectron2 with its certificate, as converters/convert.py leaves it."""
+    for path in (certified_once, certificate_path(certified_once)):
+        shutil.copy(path, tmp_path)
+    return tmp_path / certified_once.name
+
+
+@pytest.mark.usefixtures("small_pictures")
 @pytest.mark.parametrize("random", [False, True], ids=["swapped channels", "random stem"])
-def test_file_that_changed_after_it_was_certified_is_refused(tmp_path: Path, original: Path, random: bool) -> None:
-    path = certified(tmp_path, original)
-    content = torch.load(path, weights_only=True)
+def test_file_that_changed_after_it_was_certified_is_refused(tmp_path: Path, certified: Path, random: bool) -> None:
+    content = torch.load(certified, weights_only=True)
     stem = "backbone.bottom_up.stem.conv1.weight"
     weight = content["model"][stem]
     content["model"][stem] = torch.randn_like(weight) if random else weight.flip(1)
-    torch.save(content, path)
-    weights = choose(str(path), Request(), 0, [], CPU)
+    torch.save(content, certified)
+    weights = choose(str(certified), Request(), 0, [], CPU)
     with pytest.raises(InputError, match=r"no valid certificate \(it was changed after converted.pth.certificate.json"):
         certify(weights, Request(), "detectron2", tmp_path / "backbone.pth", allow_unverified=False)
     [line] = certify(weights, Request(), "detectron2", tmp_path / "backbone.pth", allow_unverified=True)
     assert line.startswith("WITHOUT a valid certificate, as asked for: it was changed after")
 
 
-def test_certified_file_is_accepted_again(tmp_path: Path, original: Path) -> None:
-    weights = choose(str(certified(tmp_path, original)), Request(), 0, [], CPU)
-    assert certify(weights, Request(), "detectron2", tmp_path / "backbone.pth", allow_unverified=False)[0].startswith(
-        "certificate"
-    )
+@pytest.mark.usefixtures("small_pictures")
+def test_certified_file_is_accepted_again(tmp_path: Path, certified: Path) -> None:
+    weights = choose(str(certified), Request(), 0, [], CPU)
+    [line] = certify(weights, Request(), "detectron2", tmp_path / "backbone.pth", allow_unverified=False)
+    assert line.startswith("certificate")
 
 
+@pytest.mark.usefixtures("small_pictures")
 def test_conversion_that_swaps_channels_fails_its_certificate(
     tmp_path: Path, original: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +218,7 @@ def test_conversion_that_swaps_channels_fails_its_certificate(
         certify(weights, Request(), "detectron2", tmp_path / "backbone.pth", allow_unverified=False)
 
 
+@pytest.mark.usefixtures("small_pictures")
 def test_untrained_batch_norms_have_no_valid_certificate(tmp_path: Path) -> None:
     fresh = trained_like()
     backbone = build_backbone("resnet18").state_dict()

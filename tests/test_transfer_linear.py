@@ -1,12 +1,14 @@
 """The command from checkpoint to table, results and predictions, and what it says to a wrong call."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,18 +48,29 @@ def small() -> Splits:
     return Splits(whole.classes[:3], _subset(whole.train, NUM_TRAIN), None, _subset(whole.test, NUM_TEST))
 
 
-@pytest.fixture
-def run(small: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def _command(small: Splits, folder: Path, patch: pytest.MonkeyPatch) -> Run:
     """The command in an empty folder, with few of the sample's pictures, and no process that decodes."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "400")
-    monkeypatch.setattr(sample, "splits", lambda root, check_sizes=True: small)
+    patch.chdir(folder)
+    patch.setenv("COLUMNS", "400")
+    patch.setattr(sample, "splits", lambda root, check_sizes=True: small)
 
     def command(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["linear.py", "--workers", "0", *arguments])
+        patch.setattr(sys, "argv", ["linear.py", "--workers", "0", *arguments])
         return main()
 
     return command
+
+
+@pytest.fixture
+def run(small: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    return _command(small, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def fewer(run: Run, small: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For checkpoints whose views have 224 px: as few pictures as 20-NN allow."""
+    splits = replace(small, train=_subset(small.train, 30), test=_subset(small.test, 15))
+    monkeypatch.setattr(sample, "splits", lambda root, check_sizes=True: splits)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +134,7 @@ def test_tasks_are_listed_with_what_is_there(run: Run, tmp_path: Path, capsys: p
 # --- one task ---
 
 
+@pytest.mark.usefixtures("fewer")
 def test_checkpoint_of_another_origin_is_read_as_it_is(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +155,7 @@ def test_checkpoint_of_another_origin_is_read_as_it_is(
     )
 
 
+@pytest.mark.usefixtures("fewer")
 def test_other_reading_of_a_file_is_another_cell(run: Run, tmp_path: Path) -> None:
     own = _save(tmp_path / "own.safetensors")
     state = {f"module.encoder_q.{name}": tensor for name, tensor in load(own).backbone.items()}
@@ -337,29 +352,52 @@ def test_checkpoints_that_are_called_the_same_have_columns_of_their_own(
 # --- the benchmark ---
 
 
-@pytest.mark.usefixtures("twin_sizes")
-def test_all_ten_by_both_protocols(
-    run: Run, twin_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Exit code 0 only because every task has its number; the two protocols never share one."""
-    checkpoint = _save(tmp_path / "a.safetensors", size=224)
+@dataclass(frozen=True)
+class Benchmark:
+    """What a checkpoint's two calls for all ten sets left and printed, by both protocols."""
+
+    checkpoint: Path
+    features: Path
+    output: Path
+    printed: str
+
+    @property
+    def results(self) -> list[Result]:
+        return _results(str(self.output))
+
+
+@pytest.fixture(scope="module")
+def benchmark(small: Splits, twin_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+    folder, printed = tmp_path_factory.mktemp("benchmark"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        run = _command(small, folder, patch)
+        set_twin_sizes(patch)
+        checkpoint = _save(folder / "a.safetensors", size=224)
+        arguments = ("--all", "--data-root", str(twin_root), "--ckpt", str(checkpoint))
+        # 0 only because every task has its number
+        assert run(*arguments, "--protocol", "ericsson", "--knn", "3") == 0
+        assert run(*arguments, "--protocol", "strict") == 0
+    return Benchmark(checkpoint, folder / "runs" / "features", folder / "runs" / "linear", printed.getvalue())
+
+
+def test_all_ten_by_both_protocols(benchmark: Benchmark) -> None:
+    """The two protocols never share a number."""
+    linear = [result for result in benchmark.results if result.task == "linear"]
     for protocol in ("ericsson", "strict"):
-        assert run("--all", "--data-root", str(twin_root), "--ckpt", str(checkpoint), "--protocol", protocol) == 0
-        results = [result for result in _results() if result.protocol == f"{protocol}-path"]
+        results = [result for result in linear if result.protocol == f"{protocol}-path"]
         values = {result.dataset: result for result in results if result.metric != "calibration_error"}
         assert set(values) == set(tasks.benchmark())
         for name, result in values.items():
             assert result.metric == tasks.find(name).METRIC
             assert result.interval[0] <= result.value <= result.interval[1]
-    assert len({result.protocol_hash for result in _results()}) == 2
-    by_protocol = {(result.dataset, result.protocol): result for result in _results() if result.metric == "map_11point"}
+    assert len({result.protocol_hash for result in linear}) == 2
+    by_protocol = {(result.dataset, result.protocol): result for result in linear if result.metric == "map_11point"}
     ericsson, strict = (by_protocol["voc2007", f"{name}-path"] for name in ("ericsson", "strict"))
-    labels = [np.load(Path("runs/linear", x.details["predictions"]))["labels"] for x in (ericsson, strict)]
+    labels = [np.load(benchmark.output / x.details["predictions"])["labels"] for x in (ericsson, strict)]
     assert [set(each.ravel().tolist()) for each in labels] == [{0, 1}, {-1, 0, 1}]
     assert ericsson.value != strict.value
-    table = capsys.readouterr().out
-    assert "11-point mAP" in table
-    assert "mean per class" in table
+    assert "11-point mAP" in benchmark.printed
+    assert "mean per class" in benchmark.printed
 
 
 def test_folder_that_was_named_and_holds_none_of_the_ten_is_no_success(
@@ -429,13 +467,9 @@ def test_incomplete_set_is_named_and_the_others_get_their_numbers(
     assert {result.dataset for result in _results()} == {"dtd"}
 
 
-@pytest.mark.usefixtures("twin_sizes")
-def test_neighbours_leave_out_the_set_of_several_labels(
-    run: Run, twin_root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("--all", "--data-root", str(twin_root), "--pixels", "--knn", "3") == 0
-    assert "several classes per image: no k-NN" in capsys.readouterr().out
-    measured = {result.dataset for result in _results() if result.task == "knn"}
+def test_neighbours_leave_out_the_set_of_several_labels(benchmark: Benchmark) -> None:
+    assert "several classes per image: no k-NN" in benchmark.printed
+    measured = {result.dataset for result in benchmark.results if result.task == "knn"}
     assert measured == set(tasks.benchmark()) - {"voc2007"}
 
 
@@ -457,30 +491,33 @@ def test_memory_that_runs_out_is_one_line_and_the_other_cells_get_their_numbers(
     assert "linear" in {result.task for result in _results() if result.dataset == "digits"}
 
 
-def test_killed_run_goes_on_where_it_stopped(twin_root: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("twin_sizes")
+def test_killed_run_goes_on_where_it_stopped(run: Run, twin_root: Path, tmp_path: Path) -> None:
     """Killed once a cell is there; every line that was written stays, and the numbers are those of an unbroken run."""
     program = (
         "import sys, pytest; from tests.test_transfer_linear import main, set_twin_sizes; "
         "set_twin_sizes(pytest.MonkeyPatch()); sys.exit(main())"
     )
     names = ["dtd", "pets", "aircraft", "food", "cars", "flowers"]
-    arguments = ["--data-root", str(twin_root), "--pixels", "--workers", "0", "--dataset", *names]
 
-    def start(output: str) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONPATH": str(COMMAND.parents[1])}
-        command = [sys.executable, "-c", program, *arguments, "--output", output, "--features", f"{output}/features"]
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    def arguments(output: str) -> list[str]:
+        place = ["--output", output, "--features", f"{output}/features"]
+        return ["--data-root", str(twin_root), "--pixels", "--dataset", *names, *place]
 
     path = tmp_path / "broken" / "results.jsonl"
-    process = start("broken")
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "--workers", "0", *arguments("broken")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(COMMAND.parents[1])},
+        stdout=subprocess.DEVNULL,
+    )
     while process.poll() is None and not (path.exists() and path.stat().st_size):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     before = path.read_bytes()
     assert 0 < before.count(b"\n") < 2 * len(names)
-    assert start("broken").wait() == 0
-    assert start("whole").wait() == 0
+    assert run(*arguments("broken")) == run(*arguments("whole")) == 0
     assert path.read_bytes().startswith(before)
     broken, whole = (read(tmp_path / output / "results.jsonl")[0] for output in ("broken", "whole"))
     assert _timeless(broken) == _timeless(whole)
@@ -534,10 +571,10 @@ def test_probe_with_and_without_augmentation_are_two_protocols(run: Run) -> None
 
 @pytest.mark.usefixtures("twin_sizes")
 def test_chosen_decays_are_compared_with_the_published_ones(
-    run: Run, twin_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, benchmark: Benchmark, twin_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint = _save(tmp_path / "a.safetensors", size=224)
-    arguments = ("--dataset", "dtd", "pets", "--data-root", str(twin_root), "--ckpt", str(checkpoint))
+    known = ("--ckpt", str(benchmark.checkpoint), "--features", str(benchmark.features))
+    arguments = ("--dataset", "dtd", "pets", "--data-root", str(twin_root), *known)
     assert run(*arguments, "--knn", "3", "--solver", "sklearn") == 0
     assert run(*arguments, "--knn", "3", "--verify", "byol") == 0  # the k-NN is there already, and is no weight decay
     printed = capsys.readouterr().out

@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ class ForgetfulBackbone(Backbone):
         return super().forward(images)
 
 
+@cache
 def sample_splits(num_train: int = 40, num_test: int = 21) -> Splits:
     """Every n-th picture of the sample, in four of its classes."""
     parts = []
