@@ -55,7 +55,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, metavar="N", help="images per iteration; rescales the schedule")
     parser.add_argument("--amp", action="store_true", help="mixed precision, on GPUs")
     parser.add_argument("--tta", action="store_true", help="validate at several scales and mirrored")
-    parser.add_argument("--output", type=Path, help="folder of the run (default: runs/segmentation/DATASET-PROTOCOL)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder of the run (default: runs/segmentation/DATASET-PROTOCOL); of --compare the PNG",
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument("--eval-only", action="store_true", help="validate the last state of the run in --output")
     parser.add_argument("--compare", nargs="+", type=Path, metavar="RUN", help="folders of finished runs, side by side")

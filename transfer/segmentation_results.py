@@ -22,7 +22,9 @@ _MOST_ROWS = 20  # of classes on a terminal
 
 
 def confusions_file(this: Run, iterations: int) -> str:
-    """Name of the file of confusion matrices; those of an unfinished run have their own."""
+    """Name of the file of confusion matrices; those of an unfinished run and of a second validation have their own."""
+    if this.args.eval_only and this.args.tta:
+        return f"confusions_tta_{iterations}.npz"
     return f"confusions_{iterations}.npz" if iterations < this.plan.iterations else CONFUSIONS
 
 

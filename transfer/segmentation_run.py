@@ -53,7 +53,8 @@ def run(args: argparse.Namespace, ranks: Ranks) -> int:
         print_plan(this)
         if not args.dry_run:
             config = "config.py", this.plan.config.pretty_text
-            free = ("processes",) if args.eval_only else ()  # which only share the images then
+            # processes only share the images then, and another way to validate is no other training
+            free = ("processes", *(("test_dataloader", "tta_model") if args.tta else ())) if args.eval_only else ()
             take(output, this.identity, config, ranks, stack, begun=args.resume or args.eval_only, free=free)
         model = distributed.together(ranks, lambda: _build(this))
         if args.eval_only:
@@ -135,9 +136,9 @@ def _measure(this: Run, model: nn.Module, iterations: int) -> None:
         return
     found.confusions.save(this.output / confusions_file(this, iterations))
     write_classes(this, found.confusions, this.output / "classes.csv")
-    _draw(this, found)
     numbers = append_new(list(results(this, found.confusions, iterations, started)), this.output / RESULTS)
     print_results(this, numbers, found.confusions)
+    _draw(this, found)
 
 
 def _draw(this: Run, found: Segmented) -> None:
