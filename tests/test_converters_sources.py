@@ -134,10 +134,14 @@ def foreign(made: type) -> Iterator[None]:
     added = [part for part in _packages(made.__module__) if part not in sys.modules]
     for part in added:
         sys.modules[part] = ModuleType(part)
-    setattr(sys.modules[made.__module__], made.__name__, made)
+    place = vars(sys.modules[made.__module__])
+    real = place.get(made.__name__)  # where the package is imported already, other tests need its own class again
+    place[made.__name__] = made
     try:
         yield
     finally:
+        if real is not None:
+            place[made.__name__] = real
         for part in added:
             del sys.modules[part]
 
