@@ -51,7 +51,10 @@ def join(device: str | None) -> Ranks:
         InputError: the device does not exist.
     """
     if "WORLD_SIZE" not in os.environ:
-        return Ranks(0, 1, find_device(device))
+        chosen = find_device(device)
+        if chosen.index is not None and chosen.type == "cuda":
+            torch.cuda.set_device(chosen)  # frameworks say "cuda" and mean the current one
+        return Ranks(0, 1, chosen)
     if device == "cuda" or (device is None and torch.cuda.is_available()):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     chosen = find_device(device)

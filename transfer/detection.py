@@ -32,10 +32,7 @@ def main() -> int:
         return _under_torchrun(args)
     if args.num_gpus * args.num_machines > 1:
         return _launch(args)
-    device = find_device(args.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return _run(args, Ranks(0, 1, device))
+    return _run(args, distributed.join(args.device))
 
 
 def _parse() -> argparse.Namespace:
