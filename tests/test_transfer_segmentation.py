@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from transfer import sample_data
 from transfer.results import Result, read
 from transfer.segmentation import main
 from transfer.segmentation_metrics import Confusions
+from transfer.segmentation_training import read_state
 
 COMMAND = Path(__file__).parents[1] / "transfer" / "segmentation.py"
 NUM_TRAIN, NUM_VAL = 12, 11  # one more than the pictures show
@@ -94,8 +94,7 @@ def _results(output: str | Path = OUTPUT) -> list[Result]:
 
 
 def _final(output: str | Path = OUTPUT, iterations: int = 6) -> dict[str, torch.Tensor]:
-    state: dict[str, Any] = torch.load(Path(output) / f"iter_{iterations}.pth", weights_only=False)
-    return state["state_dict"]  # type: ignore[no-any-return]
+    return read_state(Path(output) / f"iter_{iterations}.pth")["state_dict"]  # type: ignore[no-any-return]
 
 
 def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -195,6 +194,17 @@ def test_killed_run_that_is_resumed_ends_where_an_unbroken_one_does(run: Run, tm
     assert [line["iteration"] for line in lines[0]] == [19, 23]
 
 
+def test_heads_start_alike_whatever_stands_below_them(run: Run) -> None:
+    """A certificate, which a control has none of, draws random numbers; a rate of 0 leaves the first weights."""
+    still = ("optim_wrapper.optimizer.lr=0.0", "train_cfg.max_iters=1", "param_scheduler.0.end=1")
+    for checkpoint in ("checkpoint.safetensors", "random:resnet18"):
+        assert run(*ADE, "--seed", "1", "--ckpt", checkpoint, "--output", f"{checkpoint}-run", options=still) == 0
+    one, other = (_final(f"{output}-run", 1) for output in ("checkpoint.safetensors", "random:resnet18"))
+    heads = [name for name in one if name.startswith("decode_head.") and "running" not in name]
+    assert all(torch.equal(one[name], other[name]) for name in heads)
+    assert not torch.equal(one["backbone.conv1.weight"], other["backbone.conv1.weight"])
+
+
 def test_finished_run_is_validated_again_and_not_recorded_twice(
     run: Run, again: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,12 +213,17 @@ def test_finished_run_is_validated_again_and_not_recorded_twice(
         assert run(*ADE, flag) == 0
         assert _results() == first
         assert _equal(_final(), trained)
+    before = {name: (OUTPUT / name).read_bytes() for name in ("confusions.npz", "classes.csv", "segmentations.png")}
     (OUTPUT / "last_checkpoint").write_text("elsewhere/iter_4.pth")  # as if the folder had been moved
     assert run(*ADE, "--eval-only") == 0
     unfinished = _results()[len(first) :]
     assert {each.protocol for each in unfinished} == {"csail, options, excerpt, unfinished: iteration 4 of 6"}
     assert not {each.protocol_hash for each in unfinished} & {each.protocol_hash for each in first}
-    assert (OUTPUT / "confusions_4.npz").is_file()
+    assert unfinished[0].details["confusions"] == f"validation-{unfinished[0].protocol_hash}/confusions.npz"
+    assert (OUTPUT / unfinished[0].details["confusions"]).is_file()
+    assert {name: (OUTPUT / name).read_bytes() for name in before} == before, (
+        "a second validation replaces no first one"
+    )
     capsys.readouterr()
 
 
@@ -282,17 +297,18 @@ def test_two_processes_train_one_segmentor_and_share_the_validation(
     monkeypatch.setattr(sys, "argv", ["segmentation.py", *arguments, "--output", "two", "--eval-only", *options])
     assert main() == 0
     assert [result.value for result in _results("two")] == values
-    assert {result.details["processes"] for result in _results("two")} == {1}
+    assert {result.details["processes"] for result in _results("two")} == {2}, "which have trained it"
     # the same segmentor, validated in another way, is another protocol's number and leaves the first one's matrices
-    before = Path("two/confusions.npz").read_bytes()
+    before = {path: path.read_bytes() for path in Path("two").glob("*.*") if path.name != "results.jsonl"}
     arguments += ["--output", "two", "--eval-only", "--tta", *options]
     monkeypatch.setattr(sys, "argv", ["segmentation.py", *(each for each in arguments if each != TEST_SCALE)])
     assert main() == 0
     protocols = [result.protocol for result in _results("two") if result.metric == "mIoU"]
     assert protocols == ["short, batch 2, options, excerpt", "short, batch 2, tta, options, excerpt"]
     assert len({result.protocol_hash for result in _results("two")}) == 2
-    assert Path("two/confusions.npz").read_bytes() == before
-    assert Path("two/confusions_tta_6.npz").is_file()
+    assert {path: path.read_bytes() for path in before} == before
+    assert (Path("two") / _results("two")[-1].details["confusions"]).is_file()
+    assert _results("two")[-1].details["confusions"] != "confusions.npz"
 
 
 def test_mistake_in_two_processes_is_told_once(run: Run, tmp_path: Path) -> None:
@@ -348,6 +364,12 @@ IMAGE = "data/ADEChallengeData2016/images/training/ADE_train_00000001.jpg"
         (None, ("--dataset", "sample"), (), "--excerpt belongs to --dataset ade20k"),
         (None, (), ("model.backbone.type=ResNetV1c",), "stem"),
         (None, (), ("model.decode_head.chanels=3",), "chanels"),
+        (None, (), ("model.decode_head.in_index=[0,1,2]",), r"cannot use .* \(AssertionError\)"),
+        (None, (), ("model.test_cfg.mode=slide",), "cannot use .* 'stride'"),
+        (None, (), ("train_dataloader.num_workers=-1",), "num_workers option should be non-negative"),
+        (None, (), ("test_dataloader.dataset.pipeline.0.color_type=grayscale",), "the same reading of images in"),
+        (None, ("--batch-size", "1"), (), r"expected at least 2 images for a batch norm \(SyncBN\) in 1 process"),
+        (None, ("--compare", "one", "two"), (), "leave out --dataset, --ckpt, .*--cfg-options"),
         (None, (), ("optim_wraper.optimizer.lr=3",), "optim_wraper"),
         (None, (), ("optim_wrapper.optimizer.lr=1e12",), r"training diverged in iteration \d .* with a lower rate: "),
     ],

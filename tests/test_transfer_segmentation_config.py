@@ -614,6 +614,7 @@ def test_mixed_precision_scales_the_loss_as_needed() -> None:
 # by the last names of a key: what belongs to the checkpoint or to the place where a run computes
 FREE = (
     *("data_root", "num_workers", "persistent_workers", "shuffle", "mean", "std", "bgr_to_rgb", "depth"),
+    "palette",
     *("checkpoint", "prefix"),
 )
 FREE_KEYS = ("train_dataloader.batch_size", "test_dataloader.batch_size", "model.backbone.init_cfg.type")
@@ -759,14 +760,14 @@ DEEP = "the checkpoint has a 7x7 stem .*three convolutions or others would stay 
         ("model.decode_head.loss_decode.class_weight=[(1,2", "MMEngine cannot read .*Imbalanced brackets"),
         (
             "optim_wrapper.optimizer.lrr=1",
-            "MMEngine cannot build optim_wrapper.optimizer.lrr=1 .*argument 'lrr'.*; look",
+            "MMEngine cannot use optim_wrapper.optimizer.lrr=1 .*argument 'lrr'.*; look",
         ),
-        ("optim_wrapper.optimizer.type=Adan", "MMEngine cannot build optim_wrapper.optimizer.type=Adan "),
-        ("optim_wrapper.optimizer.lr=-1", "MMEngine cannot build .*Invalid learning rate: -1"),
-        ("optim_wrapper.clip_grad.foreach=True", "MMEngine cannot build .*'max_norm'"),
-        ("param_scheduler.0.foo=1", "MMEngine cannot build param_scheduler.0.foo=1 .*argument 'foo'"),
-        ("train_dataloader.dataset.pipeline.3.prb=0.5", "MMEngine cannot build .*argument 'prb'"),
-        ("test_dataloader.dataset.pipeline.1.transforms.0.0.scal=(2,3)", "MMEngine cannot build .*'scal'"),
+        ("optim_wrapper.optimizer.type=Adan", "MMEngine cannot use optim_wrapper.optimizer.type=Adan "),
+        ("optim_wrapper.optimizer.lr=-1", "MMEngine cannot use .*Invalid learning rate: -1"),
+        ("optim_wrapper.clip_grad.foreach=True", "MMEngine cannot use .*'max_norm'"),
+        ("param_scheduler.0.foo=1", "MMEngine cannot use param_scheduler.0.foo=1 .*argument 'foo'"),
+        ("train_dataloader.dataset.pipeline.3.prb=0.5", "MMEngine cannot use .*argument 'prb'"),
+        ("test_dataloader.dataset.pipeline.1.transforms.0.0.scal=(2,3)", "MMEngine cannot use .*'scal'"),
     ],
 )
 def test_option_without_effect_is_refused_in_one_sentence(options: str, message: str) -> None:

@@ -17,8 +17,8 @@ from converters import distributed
 from converters.devices import find_device
 from converters.distributed import Ranks
 from converters.errors import ArgumentParser, InputError, reports_input_errors
-from converters.reading import add_reading_arguments
 from converters.targets import quiet
+from transfer.training_arguments import add_training_arguments, check_training_arguments, default_output
 
 _DATASETS = ("voc", "coco", "sample")
 
@@ -41,44 +41,22 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--protocol", help="file of configs/detection without the data set's name (default: published; sample's own)"
     )
-    parser.add_argument(
-        "--ckpt",
-        help="checkpoint of any origin, or random:ARCH for a random initialisation (default: the newest pretraining "
-        "run's)",
-    )
-    add_reading_arguments(parser)
-    parser.add_argument("--allow-unverified", action="store_true", help="start without a valid certificate")
+    add_training_arguments(parser, "detection")
     parser.add_argument(
         "--data-root",
         type=Path,
         help="folder of the data sets (default: $DETECTRON2_DATASETS, else data; the sample's: runs/scenes)",
     )
     parser.add_argument("--voc-train", choices=("07+12", "07"), help="VOC: trainval sets to train on (default: 07+12)")
-    parser.add_argument("--excerpt", action="store_true", help="accept a data set of another size than official")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images per iteration; rescales the schedule")
-    parser.add_argument("--amp", action="store_true", help="mixed precision, on GPUs")
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine; or use torchrun")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0)
     parser.add_argument("--dist-url", help="tcp://HOST:PORT of the first machine, where there are several")
-    parser.add_argument("--output", type=Path, help="folder of the run (default: runs/detection/DATASET-PROTOCOL)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
-    parser.add_argument("--eval-only", action="store_true", help="test the last state of the run in --output")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check and prove everything, write nothing but the sample's scenes"
-    )
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="any keys of Detectron2's")
     args = parser.parse_args()
     args.protocol = args.protocol or ("sample" if args.dataset == "sample" else "published")
-    args.output = args.output or Path("runs/detection") / "-".join(dict.fromkeys((args.dataset, args.protocol)))
-    if args.seed < 0:
-        raise InputError(f"--seed: expected 0 or more, got {args.seed}")
-    if args.resume and args.eval_only:
-        raise InputError("--resume trains and --eval-only does not; give one of them")
-    if args.dry_run and (args.resume or args.eval_only):
-        raise InputError("--dry-run checks a new run; leave out --resume and --eval-only")
+    args.output = args.output or default_output("detection", args.dataset, args.protocol)
+    check_training_arguments(args)
     if args.excerpt and args.dataset == "sample":
         raise InputError("--excerpt belongs to --dataset voc and coco; the sample has one size")
     if args.dataset == "voc":

@@ -23,8 +23,6 @@ with quiet():
     from detectron2.config import CfgNode
     from detectron2.data.build import filter_images_with_only_crowd_annotations
 
-_SCENES = Path("runs/scenes")
-
 
 @dataclass(frozen=True)
 class Run:
@@ -135,7 +133,7 @@ def prepare(args: argparse.Namespace, ranks: Ranks, output: Path) -> Run:
 
 def _data(args: argparse.Namespace) -> BoxData:
     if args.dataset == "sample":
-        folder = args.data_root or _SCENES
+        folder = args.data_root or sample_data.FOLDER
         categories = dict(zip(sample_data.COCO_IDS, sample_data.CLASSES, strict=True))
         voc, coco = (sample_data.sample_root(layout, folder) for layout in ("voc", "coco"))
         return detection_data.sample(voc, coco, categories)

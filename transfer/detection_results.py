@@ -1,6 +1,5 @@
 """The numbers of a detection run: as result lines, each once, and as a table."""
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -14,12 +13,12 @@ from transfer.detection_metrics import Detections
 from transfer.detection_plan import Run
 from transfer.interval_table import print_intervals
 from transfer.results import Result, current_versions, protocol_hash
+from transfer.training_folder import read_proof
 
 with quiet():
     import detectron2
 
 RESULTS = "results.jsonl"
-PROOF = "proof.json"
 
 
 def results(this: Run, boxes: BoxSet, detections: Detections, iterations: int, started: float) -> Iterator[Result]:
@@ -40,7 +39,7 @@ def results(this: Run, boxes: BoxSet, detections: Detections, iterations: int, s
         if not math.isnan(value)
     }
     protocol, settings = this.named(iterations)
-    proof = json.loads((this.output / PROOF).read_text(encoding="utf-8"))
+    proof = read_proof(this.output)
     dataset, split = boxes.name.rsplit("_", 1)
     representation = this.weights.representation
     for metric, value in values.items():

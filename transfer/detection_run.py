@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 import logging
 import time
 import warnings
@@ -18,12 +17,12 @@ from transfer.detection_evaluation import detect, write_detections
 from transfer.detection_pictures import draw_curves, draw_detections
 from transfer.detection_plan import Run, prepare, print_plan
 from transfer.detection_proof import check_features, check_trainable, trial
-from transfer.detection_results import PROOF, RESULTS, detections_file, print_results, results
+from transfer.detection_results import RESULTS, detections_file, print_results, results
 from transfer.detection_training import METRICS, load_trained, logged_to, train
 from transfer.progress import duration
 from transfer.results import append_new
 from transfer.starting_weights import FILE, certify
-from transfer.training_folder import run_folder, take
+from transfer.training_folder import read_proof, run_folder, take, write_proof
 
 with quiet():
     from detectron2.checkpoint import DetectionCheckpointer
@@ -54,6 +53,7 @@ def run(args: argparse.Namespace, ranks: Ranks) -> int:
         model = build_model(this.config)
         if args.eval_only:
             iterations = distributed.together(ranks, lambda: load_trained(model, output))
+            distributed.together(ranks, lambda: read_proof(output))  # before hours of testing
         else:
             _prove(this, model)
             iterations = this.config.SOLVER.MAX_ITER
@@ -89,7 +89,7 @@ def _prove(this: Run, model: GeneralizedRCNN) -> None:
     for line in lines:
         this.console.print(line, markup=False)
     if this.ranks.is_main:
-        (this.output / PROOF).write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
+        write_proof(this.output, lines)
     if this.config.SOLVER.MAX_ITER:
         batch = this.config.SOLVER.IMS_PER_BATCH // this.ranks.world_size
         cost = distributed.together(this.ranks, lambda: trial(model, this.config, this.records, batch))

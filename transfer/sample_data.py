@@ -43,6 +43,7 @@ _VOC_SPLITS: dict[Split, str] = {"train": "trainval", "test": "test"}
 _COCO_SPLITS: dict[Split, str] = {"train": "train2017", "test": "val2017"}
 _ADE20K_SPLITS: dict[Split, tuple[str, str]] = {"train": ("training", "train"), "test": ("validation", "val")}
 
+FOLDER = Path("runs/scenes")  # of the commands
 NUM_TRAIN, NUM_TEST = 800, 200
 SEED = 0
 
@@ -187,9 +188,7 @@ def _start(length: int, side: int, draw: np.random.Generator) -> int:
     return int(draw.integers(-outside, length - side + outside + 1))
 
 
-def sample_root(
-    layout: str, folder: Path = Path("runs/scenes"), *, num_train: int = NUM_TRAIN, num_test: int = NUM_TEST
-) -> Path:
+def sample_root(layout: str, folder: Path = FOLDER, *, num_train: int = NUM_TRAIN, num_test: int = NUM_TEST) -> Path:
     """The folder with the scenes in a layout; they are composed where they are missing, which takes seconds.
 
     Args:

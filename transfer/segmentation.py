@@ -12,8 +12,8 @@ import os
 from converters import distributed
 from converters.distributed import Ranks
 from converters.errors import ArgumentParser, InputError, reports_input_errors
-from converters.reading import add_reading_arguments
 from transfer.segmentation_packages import find_mmsegmentation
+from transfer.training_arguments import add_training_arguments, check_training_arguments
 
 _DATASETS = ("ade20k", "sample")
 
@@ -30,7 +30,7 @@ def main() -> int:
         return compare(args.compare, args.output)
     find_mmsegmentation()
     ranks = distributed.join(args.device)
-    if ranks.world_size == 1:
+    if "WORLD_SIZE" not in os.environ:
         return _run(args, ranks)
     return distributed.as_one_of_many(ranks, lambda: _run(args, ranks), lambda: None)
 
@@ -41,41 +41,22 @@ def _parse() -> argparse.Namespace:
         "--dataset", choices=_DATASETS, help="default: ade20k where it is found, else the sample scenes"
     )
     parser.add_argument("--protocol", help="file of configs/segmentation (default: csail; sample for the sample)")
-    parser.add_argument(
-        "--ckpt",
-        help="checkpoint of any origin, or random:ARCH for a random initialisation (default: the newest pretraining "
-        "run's)",
-    )
-    add_reading_arguments(parser)
-    parser.add_argument("--allow-unverified", action="store_true", help="start without a valid certificate")
+    add_training_arguments(parser, "segmentation")
     parser.add_argument(
         "--data-root", type=Path, help="folder of ADEChallengeData2016 (default: data; the sample's: runs/scenes)"
     )
-    parser.add_argument("--excerpt", action="store_true", help="accept a data set of another size than official")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images per iteration; rescales the schedule")
-    parser.add_argument("--amp", action="store_true", help="mixed precision, on GPUs")
     parser.add_argument("--tta", action="store_true", help="validate at several scales and mirrored")
     parser.add_argument(
-        "--output",
-        type=Path,
-        help="folder of the run (default: runs/segmentation/DATASET-PROTOCOL); of --compare the PNG",
-    )
-    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
-    parser.add_argument("--eval-only", action="store_true", help="validate the last state of the run in --output")
-    parser.add_argument("--compare", nargs="+", type=Path, metavar="RUN", help="folders of finished runs, side by side")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check and prove everything, write nothing but the sample's scenes"
+        "--compare", nargs="+", type=Path, metavar="RUN", help="folders of finished runs; --output is then a new PNG"
     )
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="key=value", help="any keys of the protocol")
     args = parser.parse_args()
-    if args.seed < 0:
-        raise InputError(f"--seed: expected 0 or more, got {args.seed}")
-    if args.resume and args.eval_only:
-        raise InputError("--resume trains and --eval-only does not; give one of them")
-    if args.dry_run and (args.resume or args.eval_only):
-        raise InputError("--dry-run checks a new run; leave out --resume and --eval-only")
+    check_training_arguments(args)
+    if args.compare:
+        given = [name for name, value in vars(args).items() if value != parser.get_default(name)]
+        others = [f"--{name.replace('_', '-')}" for name in given if name not in ("compare", "output")]
+        if others:
+            raise InputError(f"--compare reads finished runs and knows --output only; leave out {', '.join(others)}")
     return args
 
 

@@ -2,10 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +14,7 @@ from transfer.results import Result, read
 from transfer.segmentation_files import CONFUSIONS, PREDICTIONS, RESULTS, SHOWN
 from transfer.segmentation_metrics import Confusions
 from transfer.segmentation_pictures import Shown, draw_segmentations
-from transfer.training_folder import IDENTITY
+from transfer.training_folder import IDENTITY, differing
 
 _PICTURE = Path("runs/segmentation/comparison.png")
 _HEADERS = {"mIoU": "mIoU", "aAcc": "pixel accuracy", "mAcc": "mean class accuracy"}
@@ -130,26 +129,15 @@ def _check_comparable(one: Finished, other: Finished) -> None:
         raise _incomparable(one, other, "the same training and validation images", f"the fingerprints {prints}")
     if ours.protocol_hash != theirs.protocol_hash:
         names = " and ".join(f"{each.protocol} ({each.protocol_hash})" for each in (ours, theirs))
-        settings = list(_differing(ours.details["settings"], theirs.details["settings"]))
-        raise _incomparable(one, other, "one protocol", f"{names}, which differ in {first_few(settings)}")
+        settings = differing(ours.details["settings"], theirs.details["settings"])
+        places = [f"{place}: {printable(str(a), 60)} and {printable(str(b), 60)}" for place, a, b in settings]
+        raise _incomparable(one, other, "one protocol", f"{names}, which differ in {first_few(places)}")
 
 
 def _incomparable(one: Finished, other: Finished, expected: str, got: str) -> InputError:
     return InputError(
         f"{one.folder} and {other.folder}: expected {expected}, got {got}; compare what was measured alike"
     )
-
-
-def _differing(one: Any, other: Any, place: str = "") -> Iterator[str]:
-    """Places where nested settings differ, with both values."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in sorted(one.keys() | other.keys()):
-            yield from _differing(one.get(key), other.get(key), f"{place}.{key}" if place else key)
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        for index, pair in enumerate(zip(one, other, strict=True)):
-            yield from _differing(*pair, f"{place}.{index}")
-    elif one != other:
-        yield f"{place}: {printable(str(one), 60)} and {printable(str(other), 60)}"
 
 
 def _print(console: Console, runs: Sequence[Finished]) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,13 @@ class Plan:
         return bool(self.config.optim_wrapper.type == "AmpOptimWrapper")
 
     @property
+    def norms_differ_between_processes(self) -> bool:
+        """Whether batch norms train of which each process has statistics of its own."""
+        model = self.config.model
+        own = model.decode_head.norm_cfg.type == "BN"
+        return bool(own or (model.backbone.norm_cfg.type == "BN" and not model.backbone.get("norm_eval", False)))
+
+    @property
     def tests_at_several_scales(self) -> bool:
         """Whether validation averages over several views of an image."""
         return _at_several_scales(self.config)
@@ -83,6 +91,7 @@ class Plan:
             for place in _PLACE:
                 settings[name].pop(place, None)
                 settings[name]["dataset"].pop(place, None)
+            settings[name]["dataset"].get("metainfo", {}).pop("palette", None)
         settings["model"]["backbone"].pop("init_cfg")
         return settings | {"batch_size": self.batch_size}
 
@@ -154,31 +163,21 @@ def build_plan(
     config = read_protocol(dataset, protocol)
     _use_checkpoint(config, checkpoint, weights)
     _use_data(config, data_root, classes, palette)
-    total = int(config.auto_scale_lr.base_batch_size)
-    changes = [] if batch_size is None else rescale(config, batch_size)
-    marks = [f"batch {batch_size}"] if changes else []
-    total = batch_size or total
-    if total % world_size:
-        raise InputError(
-            f"expected a batch that {world_size} processes can share, got {total}; use a --batch-size that "
-            f"{world_size} divides, or another number of processes"
-        )
-    config.train_dataloader.batch_size = total // world_size
+    changes = dict[str, list[str]]()  # by what marks the protocol's name
+    total = int(config.auto_scale_lr.base_batch_size) if batch_size is None else batch_size
+    changes[f"batch {total}"] = [] if batch_size is None else rescale(config, batch_size)
+    _share_batch(config, total, world_size)
     if amp:
-        config.optim_wrapper.merge({"type": "AmpOptimWrapper", "loss_scale": "dynamic"})
-        changes.append("mixed precision, which the protocol does not use")
-        marks.append("amp")
+        changes["amp"] = _use_mixed_precision(config)
     if tta:
-        _test_at_several_scales(config, protocol)
-        changes.append("validated at several scales and mirrored")
-        marks.append("tta")
+        changes["tta"] = _test_at_several_scales(config, protocol)
     if options:
-        changes.append(f"--cfg-options {' '.join(options)}")
-        marks.append("options")
         use_options(config, options)
-        changes += _check_options(config, checkpoint)
+        changes["options"] = [f"--cfg-options {' '.join(options)}", *_check_options(config, checkpoint)]
         try_options(config, options)
-    return Plan(config, ", ".join([protocol, *marks]), tuple(changes), total)
+    _check_norms(config, world_size)
+    marks = [mark for mark, told in changes.items() if told]
+    return Plan(config, ", ".join([protocol, *marks]), tuple(chain(*changes.values())), total)
 
 
 def rescale(config: Config, batch_size: int) -> list[str]:
@@ -243,16 +242,41 @@ def _use_data(config: Config, root: Path, classes: Sequence[str], palette: Seque
             config.model[head].num_classes = len(classes)
 
 
+def _share_batch(config: Config, total: int, world_size: int) -> None:
+    if total % world_size:
+        raise InputError(
+            f"expected a batch that {world_size} processes can share, got {total}; use a --batch-size that "
+            f"{world_size} divides, or another number of processes"
+        )
+    config.train_dataloader.batch_size = total // world_size
+
+
+def _check_norms(config: Config, world_size: int) -> None:
+    """Refuse a batch norm of one image: UPerNet pools it to one pixel, which has no variance."""
+    norm = config.model.decode_head.norm_cfg.type
+    if config.train_dataloader.batch_size == 1 and (norm == "BN" or (norm == "SyncBN" and world_size == 1)):
+        raise InputError(
+            f"expected at least 2 images for a batch norm ({norm}) in {world_size} process(es), got 1; use a larger "
+            "--batch-size, or SyncBN in several processes"
+        )
+
+
+def _use_mixed_precision(config: Config) -> list[str]:
+    config.optim_wrapper.merge({"type": "AmpOptimWrapper", "loss_scale": "dynamic"})
+    return ["mixed precision, which the protocol does not use"]
+
+
 def _at_several_scales(config: Config) -> bool:
     return any(step.type == "TestTimeAug" for step in config.test_dataloader.dataset.pipeline)
 
 
-def _test_at_several_scales(config: Config, protocol: str) -> None:
+def _test_at_several_scales(config: Config, protocol: str) -> list[str]:
     if _at_several_scales(config):
         raise InputError(f"--tta: {protocol} validates at several scales already; leave it out")
     if "tta_pipeline" not in config:
         raise InputError(f"--tta: {protocol} has no second way to validate; leave it out")
     config.test_dataloader.dataset.pipeline = config.tta_pipeline
+    return ["validated at several scales and mirrored"]
 
 
 def _check_options(config: Config, checkpoint: Checkpoint) -> list[str]:
@@ -262,7 +286,7 @@ def _check_options(config: Config, checkpoint: Checkpoint) -> list[str]:
     if iterations < 0:
         raise InputError(f"--cfg-options: train_cfg.max_iters: expected 0 or more, got {iterations}")
     for loader in (config.train_dataloader, config.test_dataloader):
-        if loader.num_workers == 0:  # torch refuses what means processes if there are none
+        if not loader.num_workers:  # torch refuses what means processes if there are none
             loader.persistent_workers = False
             loader.pop("prefetch_factor", None)
     ends = [each.end for each in config.param_scheduler if each.get("end", iterations) != iterations]

@@ -5,6 +5,7 @@ what lies in the folders, and takes what it finds.
 """
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -67,7 +68,7 @@ class LabelSet:
         classes: names; labels 1, 2, ... in the files, 0, 1, ... for the network.
         palette: colours of the classes, RGB in 0..255.
         pixels: how many there are of each label in the files, the unlabelled ones first, int64 (C + 1,).
-        fingerprint: 12 hexadecimal digits of a SHA-256 over classes, names, sizes and every label.
+        fingerprint: 12 hexadecimal digits of a SHA-256 over classes, names, every image and every label.
         notes: what a user should know, one sentence each.
         left_out: names of images without a labelled pixel that an excerpt lacks; `names` doesn't have them.
     """
@@ -103,7 +104,7 @@ class LabelData:
 
 
 class _Map(NamedTuple):
-    """What is kept of a label map: pixels of each label, (C + 1,), and a digest of its size and content."""
+    """What is kept of an image and its label map: pixels of each label, (C + 1,), and a digest of both."""
 
     pixels: npt.NDArray[np.int64]
     digest: bytes
@@ -245,7 +246,7 @@ def _maps(root: Path, split: Split, names: Sequence[str], num_classes: int, bar:
 
 def _map_or_problem(image: Path, annotation: Path, num_classes: int) -> _Map | str:
     try:
-        size = _size(image)
+        size, picture = _picture(image)
         labels = _labels(annotation)
         if labels.size != size:
             sizes = [" x ".join(map(str, each)) for each in (size, labels.size)]
@@ -258,33 +259,33 @@ def _map_or_problem(image: Path, annotation: Path, num_classes: int) -> _Map | s
             raise InputError(f"{annotation}: expected labels from 0 to {num_classes}, got {highest}; {_UNPACK_AGAIN}")
     except InputError as error:
         return str(error)
-    digest = hashlib.sha256(str(size).encode() + labels.tobytes()).digest()
+    digest = hashlib.sha256(picture + str(size).encode() + labels.tobytes()).digest()
     return _Map(pixels[: num_classes + 1].copy(), digest)
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height of an image, of which no more than the header is read if it says no more than that."""
+def _picture(path: Path) -> tuple[tuple[int, int], bytes]:
+    """Width and height of an image that OpenCV can decode, by which MMSegmentation reads it, and a digest of its file.
+
+    Decoding to an eighth reads the whole file, and is quick.
+    """
     try:
-        with Image.open(path) as image:
-            size, turned = image.size, "exif" in image.info and _is_turned(path)
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            size, has_exif = image.size, "exif" in image.info
+        pixels = np.frombuffer(content, dtype=np.uint8)
+        seen = cv2.imdecode(pixels, cv2.IMREAD_REDUCED_COLOR_8)
+        if seen is None:
+            raise OSError("OpenCV cannot decode it")
     except Exception as error:  # a damaged file can raise anything
         raise InputError(f"cannot read {path} ({printable(str(error))}); {_UNPACK_AGAIN}") from error
-    if turned:
-        raise InputError(
-            f"{path}: expected no EXIF orientation, got one by which OpenCV turns the image and not its labels; store "
-            "it without"
-        )
-    return size
-
-
-def _is_turned(path: Path) -> bool:
-    """Whether OpenCV, by which MMSegmentation reads images, turns or mirrors one; an eighth of its size shows it."""
-    content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    seen = cv2.imdecode(content, cv2.IMREAD_REDUCED_COLOR_8)
-    stored = cv2.imdecode(content, cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION)
-    if seen is None or stored is None:
-        raise OSError("OpenCV cannot decode it")
-    return not np.array_equal(seen, stored)
+    if has_exif:
+        stored = cv2.imdecode(pixels, cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION)
+        if stored is None or not np.array_equal(seen, stored):
+            raise InputError(
+                f"{path}: expected no EXIF orientation, got one by which OpenCV turns the image and not its labels; "
+                "store it without"
+            )
+    return size, hashlib.sha256(content).digest()
 
 
 def _labels(path: Path) -> Image.Image:

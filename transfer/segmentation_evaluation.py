@@ -72,11 +72,7 @@ def segment(model: nn.Module, plan: Plan, labels: LabelSet, ranks: Ranks) -> Seg
         What it found, in the order of the images; None on other processes than the main one.
     """
     share = range(ranks.rank, len(labels.names), ranks.world_size)
-    options = plan.config.test_dataloader
-    loader = Runner.build_dataloader(
-        {**options, "dataset": build_dataset(options.dataset, labels), "sampler": list(share), "batch_size": 1}
-    )
-    tested = MODELS.build({**plan.config.tta_model, "module": model}) if plan.tests_at_several_scales else model
+    loader, tested = _loader(plan, labels, share), _tested(model, plan)
     tested.eval()
     found, first = list[tuple[int, Cells]](), list[tuple[int, Labels]]()
     with ImageBar("validating", len(share), ranks) as bar, torch.no_grad():
@@ -90,6 +86,37 @@ def segment(model: nn.Module, plan: Plan, labels: LabelSet, ranks: Ranks) -> Seg
     if not ranks.is_main:
         return None
     return Segmented(Confusions.of(cells, labels.names, len(labels.classes)), tuple(pictures))
+
+
+def try_validation(model: nn.Module, plan: Plan, labels: LabelSet) -> None:
+    """Run a segmentor over the first validation image, so that what breaks does so before it is trained.
+
+    Args:
+        model: in training mode afterwards as before.
+        plan: the configuration.
+        labels: the validation images.
+    """
+    tested = _tested(model, plan)
+    tested.eval()
+    with torch.no_grad():
+        [batch] = _loader(plan, labels, range(1))
+        predicted, truth = _predict(tested, batch)
+    confusion(truth, predicted, len(labels.classes))
+    tested.train()
+
+
+def _loader(plan: Plan, labels: LabelSet, share: range) -> Any:
+    options = plan.config.test_dataloader
+    dataset = build_dataset(options.dataset, labels)
+    return Runner.build_dataloader({**options, "dataset": dataset, "sampler": list(share), "batch_size": 1})
+
+
+def _tested(model: nn.Module, plan: Plan) -> nn.Module:
+    """The segmentor, or what averages over its views of an image."""
+    if not plan.tests_at_several_scales:
+        return model
+    averaging: nn.Module = MODELS.build({**plan.config.tta_model, "module": model})
+    return averaging
 
 
 def _predict(model: Any, batch: Any) -> tuple[Labels, Labels]:
@@ -119,6 +146,6 @@ def write_predictions(first: Sequence[Labels], labels: LabelSet, folder: Path) -
         folder: made if it is missing.
     """
     folder.mkdir(exist_ok=True)
-    for name, predicted in zip(labels.names, first, strict=False):
+    for name, predicted in zip(labels.names[: len(first)], first, strict=True):
         with atomic_write(folder / f"{name}.png") as temporary:
             Image.fromarray(predicted + 1).save(temporary, format="PNG")

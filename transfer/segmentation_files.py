@@ -1,8 +1,11 @@
-"""What lies in the folder of a segmentation run, by name."""
+"""What a segmentation run leaves, by name: in its folder, and of each validation."""
 
 RESULTS = "results.jsonl"
-PROOF = "proof.json"  # what was shown before the first iteration
 METRICS = "metrics.jsonl"  # of training
-CONFUSIONS = "confusions.npz"  # of every validation image, at the end
+CURVES = "curves.png"
+
+CONFUSIONS = "confusions.npz"  # of every validation image
+CLASSES = "classes.csv"
 PREDICTIONS = "predictions"  # label maps of the first validation images
 SHOWN = "shown.json"  # which images these are
+PICTURE = "segmentations.png"

@@ -1,12 +1,14 @@
 """``--cfg-options``: keys of MMEngine's configuration set by the user, refused where nothing would come of them."""
 
 import argparse
+import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from converters.errors import InputError, first_few, printable, unknown
 from converters.targets import quiet
@@ -129,7 +131,7 @@ def use_options(config: Config, options: Sequence[str]) -> None:
 
 
 def try_options(config: Config, options: Sequence[str]) -> None:
-    """Build what MMEngine would build only after the first minutes: transforms, optimizer and schedule.
+    """Build what MMEngine would build only after the first minutes: transforms, loaders, optimizer and schedule.
 
     Args:
         config: with the options.
@@ -138,21 +140,40 @@ def try_options(config: Config, options: Sequence[str]) -> None:
     Raises:
         InputError: MMEngine does not accept them.
     """
+    with explained_options(options), quiet():
+        register_all_modules()
+        for loader in (config.train_dataloader, config.test_dataloader):
+            Compose(copy.deepcopy(loader.dataset.pipeline))
+            how = {key: value for key, value in loader.items() if key in _LOADER and key != "dataset"}
+            DataLoader(TensorDataset(torch.ones(1)), **how)
+        toy = nn.Linear(1, 1)
+        settings = copy.deepcopy(config.optim_wrapper)
+        settings.type = "OptimWrapper"  # mixed precision would need a GPU
+        settings.pop("loss_scale", None)
+        wrapper = build_optim_wrapper(toy, settings)
+        for schedule in config.param_scheduler:
+            PARAM_SCHEDULERS.build({**schedule, "optimizer": wrapper.optimizer})
+        wrapper.update_params(toy(torch.ones(1, 1)).sum())  # clips gradients too
+
+
+@contextlib.contextmanager
+def explained_options(options: Sequence[str]) -> Iterator[None]:
+    """Make it a user's mistake if MMSegmentation fails on a first try, where the user has changed its configuration.
+
+    Args:
+        options: ``key=value``, ...; where there are none, an error keeps its traceback.
+
+    Raises:
+        InputError: what stands in the block failed.
+    """
     try:
-        with quiet():
-            register_all_modules()
-            for loader in (config.train_dataloader, config.test_dataloader):
-                Compose(copy.deepcopy(loader.dataset.pipeline))
-            toy = nn.Linear(1, 1)
-            settings = copy.deepcopy(config.optim_wrapper)
-            settings.type = "OptimWrapper"  # mixed precision would need a GPU
-            settings.pop("loss_scale", None)
-            wrapper = build_optim_wrapper(toy, settings)
-            for schedule in config.param_scheduler:
-                PARAM_SCHEDULERS.build({**schedule, "optimizer": wrapper.optimizer})
-            wrapper.update_params(toy(torch.ones(1, 1)).sum())  # clips gradients too
-    except (TypeError, KeyError, ValueError, AssertionError) as error:
-        raise _refused("build", options, error) from error
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # MMSegmentation raises whatever the option happens to break
+        if not options:
+            raise
+        raise _refused("use", options, error) from error
 
 
 def _parse(options: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a segmentation run is going to do: read and checked before there is a segmentor, and printed."""
 
 import argparse
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from transfer.segmentation_config import Plan, build_plan
 from transfer.segmentation_data import LabelData
 from transfer.segmentation_packages import find_mmsegmentation
 from transfer.starting_weights import FILE, Weights, choose
-
-_SCENES = Path("runs/scenes")
+from transfer.training_arguments import default_output
+from transfer.training_folder import IDENTITY
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Run:
             iterations: that are finished.
         """
         name, settings, total = self.plan.protocol, self.plan.settings, self.plan.iterations
+        if self.processes > 1 and self.plan.norms_differ_between_processes:
+            name += f", {self.processes} processes"
+            settings |= {"processes": self.processes}
         if self.args.excerpt:
             name += ", excerpt"
             settings |= {"excerpt": [each.fingerprint for each in (self.data.train, self.data.validation)]}
@@ -58,6 +62,14 @@ class Run:
             name += f", unfinished: iteration {iterations} of {total}"
             settings |= {"iterations": iterations}
         return name, settings
+
+    @property
+    def processes(self) -> int:
+        """That train the segmentor; a finished one may be validated by another number."""
+        path = self.output / IDENTITY
+        if self.args.eval_only and path.is_file():
+            return int(json.loads(path.read_text(encoding="utf-8"))["processes"])
+        return self.ranks.world_size
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -123,14 +135,14 @@ def choose_dataset(args: argparse.Namespace, ranks: Ranks) -> None:
             )
     args.dataset = args.dataset or "ade20k"
     args.protocol = args.protocol or ("sample" if args.dataset == "sample" else "csail")
-    args.output = args.output or Path("runs/segmentation") / "-".join(dict.fromkeys((args.dataset, args.protocol)))
+    args.output = args.output or default_output("segmentation", args.dataset, args.protocol)
 
 
 def _data(args: argparse.Namespace, ranks: Ranks) -> LabelData:
     if args.dataset == "sample":
         if args.excerpt:
             raise InputError("--excerpt belongs to --dataset ade20k; the sample has one size")
-        return segmentation_data.sample(sample_data.sample_root("ade20k", args.data_root or _SCENES), ranks)
+        return segmentation_data.sample(sample_data.sample_root("ade20k", args.data_root or sample_data.FOLDER), ranks)
     root = segmentation_data.find_root(args.data_root)
     if root is None:
         raise InputError("ADE20K not found: expected data/ADEChallengeData2016; set --data-root, or --dataset sample")

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,10 +16,13 @@ from converters.errors import InputError, first_few
 from converters.targets import quiet
 from transfer.proof import Cost, compare_stages, count_values, measure_cost, num_trainable, rounded
 from transfer.segmentation_config import Plan
+from transfer.segmentation_data import LabelSet
+from transfer.segmentation_evaluation import build_dataset
 
 with quiet():
     from mmengine.dataset import pseudo_collate
-    from mmseg.registry import DATASETS, TRANSFORMS
+    from mmengine.structures import PixelData
+    from mmseg.registry import TRANSFORMS
 
 _RESIZE = "RandomChoiceResize"  # the one transform that makes images of several sizes
 
@@ -104,11 +108,15 @@ def check_features(model: nn.Module, plan: Plan, checkpoint: Checkpoint) -> str:
     """
     segmentor: Any = copy.deepcopy(model).cpu().eval()  # in full precision, whatever the device does
     segmentor.data_preprocessor.test_cfg = None  # padding would show in the outputs of the border
+    loaders = plan.config.train_dataloader, plan.config.test_dataloader
     with quiet():
-        load = TRANSFORMS.build(plan.config.train_dataloader.dataset.pipeline[0])
+        loads = [TRANSFORMS.build(loader.dataset.pipeline[0]) for loader in loaders]
 
     def stages(picture: Path) -> Sequence[Tensor]:
-        image = torch.from_numpy(load({"img_path": str(picture)})["img"]).permute(2, 0, 1)
+        trained, validated = (load({"img_path": str(picture)})["img"] for load in loads)
+        if not np.array_equal(trained, validated):
+            raise InputError("expected the same reading of images in training and validation; leave it out of options")
+        image = torch.from_numpy(trained).permute(2, 0, 1)
         batch = segmentor.data_preprocessor({"inputs": [image]})["inputs"]
         outputs: Sequence[Tensor] = segmentor.backbone(batch)
         return outputs
@@ -122,12 +130,16 @@ def check_features(model: nn.Module, plan: Plan, checkpoint: Checkpoint) -> str:
     )
 
 
-def trial(model: nn.Module, plan: Plan, batch: int) -> Cost:
+def trial(model: nn.Module, plan: Plan, labels: LabelSet, batch: int) -> Cost:
     """Memory of an iteration at the largest of the training sizes, and its time at the middle one.
+
+    In the former, every second image lies on its side, since portraits among landscapes are padded to a square. Images
+    that are narrower than the first ones can still need more.
 
     Args:
         model: the segmentor, in training mode; it is left as it was.
         plan: the configuration.
+        labels: the training images; the first are taken.
         batch: images of an iteration in this process.
 
     Raises:
@@ -136,10 +148,10 @@ def trial(model: nn.Module, plan: Plan, batch: int) -> Cost:
     pipeline = plan.config.train_dataloader.dataset.pipeline
     scales = sorted(each for step in pipeline if step.type == _RESIZE for each in step.scales)
     chosen = [scales[-1], scales[len(scales) // 2], scales[len(scales) // 2]] if scales else [None] * 3
+    turned = (True, False, False)
+    batches = (_batch(plan, labels, batch, *each) for each in zip(chosen, turned, strict=True))
     advice = f"{batch} images in a process: lower --batch-size, or use more GPUs"
-    return measure_cost(
-        model, (partial(_loss, model, _batch(plan, batch, scale), plan.amp) for scale in chosen), advice
-    )
+    return measure_cost(model, (partial(_loss, model, each, plan.amp) for each in batches), advice)
 
 
 def _loss(model: Any, batch: Any, amp: bool) -> Tensor:
@@ -149,12 +161,16 @@ def _loss(model: Any, batch: Any, amp: bool) -> Tensor:
     return total
 
 
-def _batch(plan: Plan, batch: int, scale: tuple[int, int] | None) -> Any:
-    """The first training images, at one of the sizes where there are several."""
+def _batch(plan: Plan, labels: LabelSet, batch: int, scale: tuple[int, int] | None, turned: bool) -> Any:
+    """The first training images, at one of the sizes where there are several, every second one turned."""
     settings = copy.deepcopy(plan.config.train_dataloader.dataset)
     for step in settings.pipeline:
         if step.type == _RESIZE:
             step.scales = [scale]
-    with quiet():
-        dataset = DATASETS.build(settings)
-    return pseudo_collate([dataset[at % len(dataset)] for at in range(batch)])
+    dataset = build_dataset(settings, labels)
+    samples = [dataset[at % len(dataset)] for at in range(batch)]
+    for sample in samples[1::2] if turned else []:
+        sample["inputs"] = sample["inputs"].transpose(1, 2)
+        truth = sample["data_samples"].gt_sem_seg
+        sample["data_samples"].gt_sem_seg = PixelData(data=truth.data.transpose(1, 2))
+    return pseudo_collate(samples)

@@ -13,19 +13,28 @@ from converters.checkpoint import atomic_write
 from converters.devices import device_name
 from transfer.interval_table import print_intervals
 from transfer.results import Result, current_versions, protocol_hash
-from transfer.segmentation_files import CONFUSIONS, PROOF, RESULTS
+from transfer.segmentation_files import CLASSES, CONFUSIONS, CURVES, PICTURE, RESULTS
 from transfer.segmentation_metrics import Confusions
 from transfer.segmentation_packages import find_mmsegmentation
 from transfer.segmentation_plan import Run
+from transfer.training_folder import IDENTITY, read_proof
 
 _MOST_ROWS = 20  # of classes on a terminal
 
 
-def confusions_file(this: Run, iterations: int) -> str:
-    """Name of the file of confusion matrices; those of an unfinished run and of a second validation have their own."""
-    if this.args.eval_only and this.args.tta:
-        return f"confusions_tta_{iterations}.npz"
-    return f"confusions_{iterations}.npz" if iterations < this.plan.iterations else CONFUSIONS
+def place(this: Run, iterations: int) -> Path:
+    """Where a validation goes, within the run's folder: its last one into it, any other one below it.
+
+    Other ones are those of an unfinished training, and those in another way than the run was started with.
+
+    Args:
+        this: the run.
+        iterations: that the segmentor was trained for.
+    """
+    started = json.loads((this.output / IDENTITY).read_text(encoding="utf-8"))
+    same = started["test_dataloader"] == this.identity["test_dataloader"]
+    whole = iterations == this.plan.iterations
+    return Path() if same and whole else Path(f"validation-{protocol_hash(this.named(iterations)[1])}")
 
 
 def results(this: Run, confusions: Confusions, iterations: int, started: float) -> Iterator[Result]:
@@ -45,13 +54,13 @@ def results(this: Run, confusions: Confusions, iterations: int, started: float) 
         "iterations": iterations,
         "images_seen": iterations * this.plan.batch_size,
         "run_seed": this.args.seed,
-        "processes": this.ranks.world_size,
+        "processes": this.processes,
         "device": device_name(this.ranks.device),
         "cfg_options": this.args.cfg_options,
         "settings": settings,
         "data": [each.fingerprint for each in (this.data.train, this.data.validation)],
-        "confusions": confusions_file(this, iterations),
-        "proof": json.loads((this.output / PROOF).read_text(encoding="utf-8")),
+        "confusions": str(place(this, iterations) / CONFUSIONS),
+        "proof": read_proof(this.output),
         **({"reading": representation.reading} if representation.reading else {}),
     }
     classes = {name: [_json(iou), _json(acc)] for name, (iou, acc) in _per_class(this, confusions)}
@@ -100,7 +109,13 @@ def write_classes(this: Run, confusions: Confusions, path: Path) -> None:
 
 
 def print_results(this: Run, numbers: list[Result], confusions: Confusions) -> None:
-    """The numbers beside those of the most frequent class everywhere, and the classes where they are few."""
+    """The numbers beside those of the most frequent class everywhere, and the classes where they are few.
+
+    Args:
+        this: the run.
+        numbers: of one validation.
+        confusions: of the same.
+    """
     say = this.console.print
     print_intervals(this.console, numbers)
     majority = ", ".join(f"{name} {100 * value:.1f}" for name, value in confusions.majority().items())
@@ -113,8 +128,5 @@ def print_results(this: Run, numbers: list[Result], confusions: Confusions) -> N
         for name, values in rows:
             table.add_row(name, *("-" if math.isnan(value) else f"{100 * value:.1f}" for value in values))
         say(table, soft_wrap=False)
-    say(
-        f"in {this.output}: {RESULTS}, classes.csv, confusions.npz, segmentations.png, curves.png; compare with other "
-        "runs: --compare",
-        markup=False,
-    )
+    below = this.output / place(this, numbers[0].details["iterations"])
+    say(f"in {below}: {CLASSES}, {CONFUSIONS}, {PICTURE}; in {this.output}: {RESULTS}, {CURVES}", markup=False)

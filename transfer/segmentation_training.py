@@ -251,7 +251,7 @@ def _runner(
             custom_hooks=hooks,
             load_from=None if state is None else str(state),
             resume=state is not None,
-            launcher="pytorch" if dist.is_initialized() else "none",
+            launcher="pytorch" if dist.is_initialized() and dist.get_world_size() > 1 else "none",
             env_cfg=config.env_cfg,
             visualizer={"type": "Visualizer", "vis_backends": []},
             default_scope="mmseg",

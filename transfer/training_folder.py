@@ -3,7 +3,7 @@
 import contextlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from converters.errors import InputError
 from converters.run_folder import lock
 
 IDENTITY = "run.json"
+_PROOF = "proof.json"
 
 # what a start leaves that ended before the first iteration: nothing to keep
-_LEFT_OVER = ("run.lock", IDENTITY, f".{IDENTITY}.", "config.", "backbone.", "proof.json", "log.txt")
+_LEFT_OVER = ("run.lock", IDENTITY, f".{IDENTITY}.", "config.", "backbone.", _PROOF, "log.txt")
 
 
 class TrainingFolder:
@@ -57,11 +58,8 @@ class TrainingFolder:
             raise InputError(f"no run in {self._path}: expected {path}; leave out --resume and --eval-only") from error
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise InputError(f"{path} is damaged ({error}); start again in another folder") from error
-        different = [
-            f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
-            for key in sorted((here.keys() | there.keys()) - set(free))
-            if here.get(key) != there.get(key)
-        ]
+        ours, theirs = ({key: value for key, value in each.items() if key not in free} for each in (here, there))
+        different = [f"{place} is {one!r} there and {other!r} here" for place, one, other in differing(theirs, ours)]
         if different:
             raise InputError(f"{self._path} holds another run: {'; '.join(different[:4])}; choose another --output")
 
@@ -73,6 +71,43 @@ class TrainingFolder:
                 f"{self._path} is not empty ({', '.join(held[:3])}); continue that run with --resume, test it with "
                 "--eval-only, or choose another --output"
             )
+
+
+def differing(one: Any, other: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Places where nested settings differ, with both values.
+
+    Args:
+        one: a value in JSON's types.
+        other: another one.
+        place: of both, as dotted keys.
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(one.keys() | other.keys()):
+            yield from differing(one.get(key), other.get(key), f"{place}.{key}" if place else key)
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            yield from differing(*pair, f"{place}.{index}")
+    elif one != other:
+        yield place, one, other
+
+
+def write_proof(folder: Path, lines: list[str]) -> None:
+    """Keep what was shown before the first iteration, for all results of the run."""
+    (folder / _PROOF).write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
+
+
+def read_proof(folder: Path) -> list[str]:
+    """What `write_proof` has written.
+
+    Raises:
+        InputError: it is gone or damaged.
+    """
+    path = folder / _PROOF
+    try:
+        lines: list[str] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected what was proven before training in {path}, got {error}; put it back") from error
+    return lines
 
 
 def run_folder(output: Path, ranks: Ranks, stack: contextlib.ExitStack, *, dry: bool) -> Path:
@@ -120,7 +155,8 @@ def take(
         if ranks.is_main:
             stack.enter_context(TrainingFolder(path, identity, begun=begun, free=free))
             name, text = config
-            (path / name).write_text(text, encoding="utf-8")
+            if not begun:
+                (path / name).write_text(text, encoding="utf-8")
 
     together(ranks, folder)
     agree(ranks, json.dumps(identity), "the processes do not read the same data or weights; give all the same")
