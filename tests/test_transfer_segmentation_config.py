@@ -654,6 +654,14 @@ def test_identity_is_also_of_the_checkpoints_pixels_and_not_of_its_path() -> Non
     assert elsewhere.identity == plan().identity
 
 
+def test_command_in_the_header_of_csail_is_the_references_batch_of_4() -> None:
+    header = (FOLDER / "csail.py").read_text()
+    options = [word for word in header.split() if "=" in word and word.startswith(("optim_", "train_cfg", "param_"))]
+    config = plan(batch_size=4, world_size=2, options=options[:3]).config
+    assert (config.train_dataloader.batch_size, config.optim_wrapper.optimizer.lr) == (2, 0.02)
+    assert (config.train_cfg.max_iters, config.param_scheduler[0].end) == (150_000, 150_000)
+
+
 def test_options_reach_mmengine_unchanged_and_are_recorded() -> None:
     options = (
         *("optim_wrapper.optimizer.lr=0.01", "model.backbone.frozen_stages=2", "model.decode_head.pool_scales=(1,2)"),

@@ -26,15 +26,9 @@ model = dict(
     ),
 )
 
-data = dict(type="ADE20KDataset", data_root="data/ADEChallengeData2016")
 train_dataloader = dict(
     batch_size=4,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=dict(
-        **data,
-        data_prefix=dict(img_path="images/training", seg_map_path="annotations/training"),
         pipeline=[
             dict(type="LoadImageFromFile"),
             dict(type="LoadAnnotations"),
@@ -47,12 +41,7 @@ train_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        **data,
-        data_prefix=dict(img_path="images/validation", seg_map_path="annotations/validation"),
         pipeline=[
             dict(type="LoadImageFromFile"),
             dict(type="Resize", scale=(2048, 512), keep_ratio=True),
@@ -77,7 +66,6 @@ tta_pipeline = [
 auto_scale_lr = dict(enable=False, base_batch_size=16)
 train_cfg = dict(max_iters=160000)
 optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=0.0005),
+    optimizer=dict(lr=0.01, weight_decay=0.0005),
 )
 param_scheduler = [dict(type="PolyLR", power=0.9, eta_min=0.0001, begin=0, end=160000, by_epoch=False)]

@@ -19,10 +19,8 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=0,
     persistent_workers=False,
-    sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=dict(
         **data,
-        data_prefix=dict(img_path="images/training", seg_map_path="annotations/training"),
         pipeline=[
             dict(type="LoadImageFromFile"),
             dict(type="LoadAnnotations"),
@@ -33,12 +31,9 @@ train_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=1,
     num_workers=0,
-    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         **data,
-        data_prefix=dict(img_path="images/validation", seg_map_path="annotations/validation"),
         pipeline=[
             dict(type="LoadImageFromFile"),
             dict(type="LoadAnnotations"),
@@ -51,8 +46,7 @@ auto_scale_lr = dict(enable=False, base_batch_size=8)
 train_cfg = dict(max_iters=500)
 default_hooks = dict(checkpoint=dict(interval=100))
 optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="SGD", lr=0.05, momentum=0.9, weight_decay=0.0001),
+    optimizer=dict(lr=0.05, weight_decay=0.0001),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
 param_scheduler = [dict(type="PolyLR", power=0.9, eta_min=0.0, begin=0, end=500, by_epoch=False)]

@@ -44,6 +44,21 @@ model = dict(
     test_cfg=dict(mode="whole"),
 )
 
+data = dict(type="ADE20KDataset", data_root="data/ADEChallengeData2016")
+train_dataloader = dict(
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type="InfiniteSampler", shuffle=True),
+    dataset=dict(**data, data_prefix=dict(img_path="images/training", seg_map_path="annotations/training")),
+)
+test_dataloader = dict(
+    batch_size=1,
+    num_workers=4,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(**data, data_prefix=dict(img_path="images/validation", seg_map_path="annotations/validation")),
+)
+
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=160000)
 default_hooks = dict(checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=5000, max_keep_ckpts=2))
+optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", momentum=0.9))
 tta_model = dict(type="SegTTAModel")  # the mean of the softmax
