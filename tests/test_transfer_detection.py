@@ -371,6 +371,12 @@ def test_two_processes_train_one_detector_and_share_the_test(two: Two, run: Run)
     assert [result.value for result in _results("two")] == [result.value for result in results]
 
 
+def test_launcher_of_detectron2_trains_what_torchrun_does(two: Two, launch: Run) -> None:
+    assert launch("--output", "new") == 0
+    assert _equal(_final("new"), _final(two.output))
+    assert [result.value for result in _results("new")] == [result.value for result in _results(two.output)]
+
+
 def test_two_processes_resume_where_those_of_another_launcher_were(two: Two, launch: Run) -> None:
     """Detectron2's after torchrun's, from the state after four of six iterations, which is still there."""
     shutil.copytree(
