@@ -65,6 +65,9 @@ class Source:
         seed: of the run; None if unknown.
         sha256: of the file that the weights were converted from; None when trained here.
         version: of this project when the file was written.
+        batch_size: images of a step, over all processes; None if unknown.
+        recipe: `settings_hash` of all that decided the training, but for the seed: runs of one recipe differ in nothing
+            else; None if unknown.
     """
 
     method: str
@@ -74,6 +77,8 @@ class Source:
     seed: int | None
     sha256: str | None
     version: str
+    batch_size: int | None = None
+    recipe: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,11 @@ def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def settings_hash(settings: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits that change with any of the settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:

@@ -1,9 +1,10 @@
-"""The lock of a run's folder, so that two live runs do not write into one."""
+"""A run's folder: its lock, so that two live runs do not write into one, and what its method is called."""
 
 import fcntl
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from converters.errors import InputError
 
@@ -26,3 +27,24 @@ def lock(folder: Path) -> IO[str]:
         raise InputError(f"{folder} is in use by a live run; choose another --output") from error
     os.register_at_fork(after_in_child=held.close)  # else a loader's worker would keep the lock of a killed run
     return held
+
+
+def method_name(config: Mapping[str, Any]) -> str:
+    """How checkpoints and results name the method of a pretraining run, e.g. ``simsiam-guided-4views``.
+
+    Args:
+        config: as the run's config.yaml has it.
+    """
+    objective, schedule = config["objective"], config["optim"]["schedule"]
+    parts = [
+        objective["name"],
+        objective.get("guidance"),
+        f"{objective['views']}views" if "views" in objective else None,
+    ]
+    controls = {
+        "globalpairs": objective.get("pairs") == "global",
+        "nopredictor": not objective.get("predictor", True),
+        "nostopgradient": not objective.get("stop_gradient", True),
+        "constantlr": schedule == "constant",
+    }
+    return "-".join([*filter(None, parts), *(name for name, applies in controls.items() if applies)])

@@ -12,10 +12,11 @@ import torchvision
 from torch import Tensor, nn
 
 from converters import __version__
-from converters.checkpoint import Checkpoint, Pixels, Source, save
+from converters.checkpoint import Checkpoint, Pixels, Source, save, settings_hash
 from converters.distributed import Ranks, mean_over_ranks
 from converters.errors import InputError
 from converters.randomness import generator
+from converters.run_folder import method_name
 from pretrain.config import Config, as_dict
 from pretrain.data import Loader
 from pretrain.metrics import Averages, MetricsLog
@@ -23,6 +24,9 @@ from pretrain.monitor import CollapseWatch, KnnMonitor, effective_rank, spread
 from pretrain.objectives import Objective
 from pretrain.optim import build_optimizer, set_lr
 from pretrain.state import RunFolder, State, save_state
+
+# of a configuration and what it means: what decides where a run computes, what it watches and how long it lives
+_NO_RECIPE = ("seed", "data", "monitor", "log_every", "save_minutes", "compile", "channels_last")
 
 
 class CollapseError(Exception):
@@ -57,6 +61,12 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """All that decides what the run computes: the configuration, and what it was found to mean here."""
         return {**as_dict(self.config), "num_images": self.loader.num_images, "processes": self.ranks.world_size}
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What of it makes other runs than another seed does."""
+        data = {"source": self.config.data.source, "skip_corrupt": self.config.data.skip_corrupt}
+        return {key: value for key, value in self.identity.items() if key not in _NO_RECIPE} | {"data": data}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -219,25 +229,15 @@ class _Training:
                 seed=self.config.seed,
                 sha256=None,
                 version=__version__,
+                batch_size=self.config.batch_size,
+                recipe=settings_hash(self.run.recipe),
             ),
         )
 
 
 def method_label(config: Config) -> str:
     """How results name the method, e.g. ``simsiam-guided-4views``."""
-    objective = as_dict(config)["objective"]
-    parts = [
-        objective["name"],
-        objective.get("guidance"),
-        f"{objective['views']}views" if "views" in objective else None,
-    ]
-    controls = {
-        "globalpairs": objective.get("pairs") == "global",
-        "nopredictor": not objective.get("predictor", True),
-        "nostopgradient": not objective.get("stop_gradient", True),
-        "constantlr": config.optim.schedule == "constant",
-    }
-    return "-".join([*filter(None, parts), *(name for name, applies in controls.items() if applies)])
+    return method_name(as_dict(config))
 
 
 def _wrap(run: Run) -> nn.Module:

@@ -114,7 +114,12 @@ def _results(folder: str = "runs/linear") -> list[Result]:
 
 
 def _timeless(results: list[Result]) -> list[Result]:
-    return [replace(result, seconds=0) for result in results]
+    """What is found, without how long it took and by which command on which machine."""
+    circumstances = ("command", "machine", "processes", "features", "file")
+    return [
+        replace(result, seconds=0, details={k: v for k, v in result.details.items() if k not in circumstances})
+        for result in results
+    ]
 
 
 # --- the listing ---

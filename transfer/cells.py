@@ -1,6 +1,7 @@
 """Cells of the table: which were finished by an earlier call, and how a new one is recorded."""
 
 import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from converters.errors import InputError
 from transfer.evaluation import Evaluation, Outcome
 from transfer.logistic import WEIGHT_DECAYS
 from transfer.metrics import bootstrap_interval
-from transfer.results import Result, current_versions
+from transfer.results import Result, circumstances, current_versions
 from transfer.subjects import Subject
 
 
@@ -77,7 +78,9 @@ def record(subject: Subject, evaluation: Evaluation, outcome: Outcome, output: P
                 "settings": evaluation.settings,
                 "data": task.data,
                 "predictions": str(path.relative_to(output)),
-                **({"reading": representation.reading} if representation.reading else {}),
+                **_features(subject, output),
+                **circumstances(subject.ranks.device),
+                **representation.provenance,
                 **outcome.details,
             },
             seconds=round(seconds if outcome.seconds is None else outcome.seconds, 2),
@@ -85,6 +88,14 @@ def record(subject: Subject, evaluation: Evaluation, outcome: Outcome, output: P
         )
         for metric, number in outcome.numbers.items()
     ]
+
+
+def _features(subject: Subject, output: Path) -> dict[str, str]:
+    """Where the test images' features are remembered, seen from the folder of the results, if they were computed."""
+    features = vars(subject).get("features")  # asked for by the subject itself, it would compute them
+    if features is None or not isinstance(features.test, np.memmap):
+        return {}
+    return {"features": os.path.relpath(str(features.test.filename), output)}
 
 
 def _save(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:

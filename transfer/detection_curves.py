@@ -1,14 +1,22 @@
 """Curves of precision over recall, from which metrics and their bootstrap intervals cost a few sums."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from converters.checkpoint import atomic_write
+from converters.errors import InputError, first_few
+from transfer.archives import read_archive
 
 Rows = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.integer]
+
+_WRITE_AGAIN = "write it again by transfer/detection.py --eval-only"
 
 NUM_IOUS = 10  # overlaps .50, .55, ..., .95, of COCO as of Detectron2's VOC evaluator
 
@@ -72,6 +80,41 @@ class Matches:
         means: Floats = self._average_precisions(None)[0].mean(axis=0)
         return np.where(np.isin(np.arange(self.num_classes), self.sought_class), means, np.nan)
 
+    def resampled(self, num_resamples: int, seed: int) -> dict[str, Floats]:
+        """The metrics of resamples of the images, which depend on their numbers and `seed` alone, (num_resamples,).
+
+        Args:
+            num_resamples: drawn with replacement, each of num_images images.
+            seed: of the draws.
+        """
+        draw = np.random.default_rng(seed)
+        rows = (draw.integers(self.num_images, size=self.num_images) for _ in range(num_resamples))
+        drawn = [self.values(np.bincount(row, minlength=self.num_images)) for row in rows]
+        return {name: np.array([each[name] for each in drawn]) for name in drawn[0]}
+
+    def save(self, path: Path) -> None:
+        """Write a compressed NumPy archive; an interrupted save leaves an older file whole.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **{each.name: getattr(self, each.name) for each in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> "Matches":
+        """Read what `save` has written.
+
+        Raises:
+            InputError: the file is missing, damaged or of another form.
+        """
+        content = read_archive(path, "which detections of a finished run are right", _WRITE_AGAIN)
+        expected, got = sorted(each.name for each in fields(cls)), sorted(content)
+        if got != expected:
+            raise InputError(f"{path}: expected the arrays {', '.join(expected)}, got {first_few(got)}; {_WRITE_AGAIN}")
+        plain: dict[str, Any] = {name: each if each.ndim else each.item() for name, each in content.items()}
+        return cls(**plain)
+
     def intervals(
         self, *, level: float = 0.95, num_resamples: int = 1000, seed: int = 0
     ) -> dict[str, tuple[float, float]]:
@@ -89,13 +132,8 @@ class Matches:
             num_resamples: drawn with replacement, each of num_images images.
             seed: of the draws.
         """
-        draw = np.random.default_rng(seed)
-        rows = (draw.integers(self.num_images, size=self.num_images) for _ in range(num_resamples))
-        drawn = [self.values(np.bincount(row, minlength=self.num_images)) for row in rows]
-        return {
-            name: _interval(value, np.array([each[name] for each in drawn]), level)
-            for name, value in self.values().items()
-        }
+        drawn = self.resampled(num_resamples, seed)
+        return {name: _interval(value, drawn[name], level) for name, value in self.values().items()}
 
     def _average_precisions(self, counts: Counts | None) -> Floats:
         """Of every area range, overlap and class, (A, T, K)."""

@@ -5,14 +5,12 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from converters.devices import device_name
 from converters.targets import quiet
 from transfer.detection_boxes import BoxSet
-from transfer.detection_evaluation import match
-from transfer.detection_metrics import Detections
+from transfer.detection_curves import Matches
 from transfer.detection_plan import Run
 from transfer.interval_table import print_intervals
-from transfer.results import Result, current_versions, protocol_hash
+from transfer.results import Result, circumstances, current_versions, protocol_hash
 from transfer.training_folder import read_proof
 
 with quiet():
@@ -21,17 +19,16 @@ with quiet():
 RESULTS = "results.jsonl"
 
 
-def results(this: Run, boxes: BoxSet, detections: Detections, iterations: int, started: float) -> Iterator[Result]:
+def results(this: Run, boxes: BoxSet, matches: Matches, iterations: int, started: float) -> Iterator[Result]:
     """The numbers of a test set.
 
     Args:
         this: the run.
         boxes: the test set.
-        detections: on it.
+        matches: of the detections on it.
         iterations: that the detector was trained for.
         started: when its test began, on the monotonic clock.
     """
-    matches = match(boxes, detections)
     values, intervals = matches.values(), matches.intervals()
     classes = {
         name: value
@@ -65,14 +62,15 @@ def results(this: Run, boxes: BoxSet, detections: Detections, iterations: int, s
                 "images_seen": iterations * this.config.SOLVER.IMS_PER_BATCH,
                 "train": [each.name for each in this.data.train],
                 "run_seed": this.args.seed,
+                **circumstances(this.ranks.device),
                 "processes": this.ranks.world_size,
-                "device": device_name(this.ranks.device),
                 "opts": this.args.opts,
                 "settings": settings,
                 "data": boxes.fingerprint,
                 "detections": detections_file(this, boxes, iterations),
+                "matches": matches_file(this, boxes, iterations),
                 "proof": proof,
-                **({"reading": representation.reading} if representation.reading else {}),
+                **representation.provenance,
                 **({"per_class": classes} if metric == "AP" else {}),
             },
             seconds=round(time.monotonic() - started, 2),
@@ -82,8 +80,16 @@ def results(this: Run, boxes: BoxSet, detections: Detections, iterations: int, s
 
 def detections_file(this: Run, boxes: BoxSet, iterations: int) -> str:
     """Name of the file of detections; those of an unfinished run have their own."""
-    unfinished = f"_{iterations}" if iterations < this.config.SOLVER.MAX_ITER else ""
-    return f"detections_{boxes.name}{unfinished}.json"
+    return f"detections_{_tested(this, boxes, iterations)}.json"
+
+
+def matches_file(this: Run, boxes: BoxSet, iterations: int) -> str:
+    """Name of the file that says which of them are right, from which runs are compared image by image."""
+    return f"matches_{_tested(this, boxes, iterations)}.npz"
+
+
+def _tested(this: Run, boxes: BoxSet, iterations: int) -> str:
+    return boxes.name + (f"_{iterations}" if iterations < this.config.SOLVER.MAX_ITER else "")
 
 
 def print_results(this: Run, numbers: list[Result]) -> None:

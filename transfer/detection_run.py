@@ -13,11 +13,11 @@ from converters.distributed import Ranks
 from converters.randomness import position_seed
 from converters.reading import request_from
 from converters.targets import quiet
-from transfer.detection_evaluation import detect, write_detections
+from transfer.detection_evaluation import detect, match, write_detections
 from transfer.detection_pictures import draw_curves, draw_detections
 from transfer.detection_plan import Run, prepare, print_plan
 from transfer.detection_proof import check_features, check_trainable, trial
-from transfer.detection_results import RESULTS, detections_file, print_results, results
+from transfer.detection_results import RESULTS, detections_file, matches_file, print_results, results
 from transfer.detection_training import METRICS, load_trained, logged_to, train
 from transfer.progress import duration
 from transfer.results import append_new
@@ -110,7 +110,9 @@ def _measure(this: Run, model: GeneralizedRCNN, iterations: int) -> None:
         if detections is None:
             continue
         write_detections(boxes, detections, this.output / detections_file(this, boxes, iterations))
-        new += list(results(this, boxes, detections, iterations, started))
+        matches = match(boxes, detections)
+        matches.save(this.output / matches_file(this, boxes, iterations))
+        new += list(results(this, boxes, matches, iterations, started))
         if index == 0:
             draw_detections(boxes, detections, this.output / "detections.png")
     if this.ranks.is_main:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.io import loadmat  # type: ignore[import-untyped]
+from scipy.io import loadmat
 from torch import Tensor
 
 from converters.errors import InputError

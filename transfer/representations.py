@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,15 @@ class Representation:
     size: int | None
     backbone: Callable[[Images, int | None], tuple[nn.Module, Pixels]]
     read: Read | None = None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the details of a result say of the file that it was computed with; nothing for a control."""
+        if self.read is None:
+            return {}
+        checkpoint = self.read.checkpoint
+        source = {"arch": checkpoint.arch, **asdict(checkpoint.source)}
+        return {"reading": self.reading, "origin": self.origin, "file": str(self.path), "source": source}
 
 
 def raw_pixels() -> Representation:

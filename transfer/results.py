@@ -1,15 +1,36 @@
 """Results: one JSON line per number, append only. Tables and reports read nothing else."""
 
-import hashlib
 import json
-from collections.abc import Iterable
+import math
+import os
+import platform
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+import torch
+
 from converters import __version__
-from converters.errors import InputError
+from converters.checkpoint import settings_hash
+from converters.devices import device_name
+from converters.errors import InputError, printable
+
+# a line is checked by them, since a table would show, or an average take, whatever stands there
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("task", "dataset", "split", "protocol", "protocol_hash", "metric", "unit", "representation"), str),
+    **dict.fromkeys(("value", "seconds"), (int, float)),
+    **dict.fromkeys(("checkpoint_sha256",), (str, NoneType)),
+    **dict.fromkeys(("seed",), (int, NoneType)),
+    "num_examples": int,
+    "details": dict,
+    "versions": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -93,32 +114,102 @@ def read(path: Path) -> tuple[list[Result], list[str]]:
     Raises:
         InputError: the file is missing, or no text.
     """
+    lines = [line for _, line in read_lines(path)]
+    results = [line for line in lines if isinstance(line, Result)]
+    return results, [line for line in lines if isinstance(line, str)]
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Result | str]]:
+    """Every line of a file, by its number from 1 on: a result, or a sentence that says why it is none.
+
+    Raises:
+        InputError: the file is missing, or no text.
+    """
     if not path.is_file():
         raise InputError(f"results {path} not found; expected a results.jsonl of this project")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no results.jsonl ({error}); choose another --output") from error
-    results, problems = [], []
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; allow it, or name other folders") from error
+    if not lines[-1]:
+        lines.pop()
     for number, line in enumerate(lines, start=1):
         try:
-            results.append(_parse(line))
-        except (json.JSONDecodeError, KeyError, TypeError):
-            expected = ", ".join(field.name for field in fields(Result))
-            problems.append(f"{path}, line {number}: expected a result ({expected}), got {line[:80]!r}")
-    return results, problems
+            yield number, _parse(line)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            yield number, f"{path}, line {number}: {_problem(line, error)}, got {printable(line, 80)!r}"
+
+
+def _problem(line: str, error: Exception) -> str:
+    """Why a line is no result, in words."""
+    if isinstance(error, _UnusableError):
+        return str(error)
+    return f"expected a result ({', '.join(field.name for field in fields(Result))})"
+
+
+class _UnusableError(ValueError):
+    """A line that is a result by its form, and cannot be used."""
 
 
 def _parse(line: str) -> Result:
     record = json.loads(line)
-    if not isinstance(record["details"], dict):
-        raise TypeError("details are no object")
-    return Result(**{**record, "interval": tuple(record["interval"])})
+    writer = record["versions"].get("gsg-transfer", __version__)
+    if version_numbers(writer) > version_numbers(__version__):
+        raise _UnusableError(
+            f"written by gsg-transfer {writer}, expected {__version__} or earlier: update this project"
+        )
+    for name, kinds in _KINDS.items():
+        if not isinstance(record[name], kinds):
+            raise TypeError(f"{name} is something else")
+    low, high = record["interval"]
+    result = Result(**{**record, "interval": (float(low), float(high))})
+    if not math.isfinite(result.value):
+        raise _UnusableError(f"expected a finite number as value, got {result.value}")
+    if result.unit == "share" and not 0 <= result.value <= 1:
+        raise _UnusableError(f"expected a share in 0..1, got {result.value:g}")
+    return result
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """A version for comparison: 0.10.1 is later than 0.9."""
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0]))
 
 
 def protocol_hash(settings: dict[str, Any]) -> str:
     """Twelve hexadecimal digits that change with any setting of a protocol."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    return settings_hash(settings)
+
+
+def circumstances(device: torch.device) -> dict[str, Any]:
+    """What a result's details say of how it came about: the command, as it was typed, and the machine.
+
+    Args:
+        device: where it was computed.
+    """
+    program, *arguments = sys.argv
+    start = [] if Path(program).name.startswith("gsg-") else ["python"]
+    return {
+        "command": shlex.join([*start, Path(program).name if not start else program, *arguments]),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "machine": {
+            "device": device_name(device),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "system": platform.system(),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _processor() -> str:
+    """The model of the CPU where Linux tells it, else what Python knows."""
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text(encoding="utf-8").splitlines() if table.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def current_versions() -> dict[str, str]:

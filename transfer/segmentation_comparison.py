@@ -14,7 +14,7 @@ from transfer.results import Result, read
 from transfer.segmentation_files import CONFUSIONS, PREDICTIONS, RESULTS, SHOWN
 from transfer.segmentation_metrics import Confusions
 from transfer.segmentation_pictures import Shown, draw_segmentations
-from transfer.training_folder import IDENTITY, differing
+from transfer.training_folder import IDENTITY, differences
 
 _PICTURE = Path("runs/segmentation/comparison.png")
 _HEADERS = {"mIoU": "mIoU", "aAcc": "pixel accuracy", "mAcc": "mean class accuracy"}
@@ -129,8 +129,7 @@ def _check_comparable(one: Finished, other: Finished) -> None:
         raise _incomparable(one, other, "the same training and validation images", f"the fingerprints {prints}")
     if ours.protocol_hash != theirs.protocol_hash:
         names = " and ".join(f"{each.protocol} ({each.protocol_hash})" for each in (ours, theirs))
-        settings = differing(ours.details["settings"], theirs.details["settings"])
-        places = [f"{place}: {printable(str(a), 60)} and {printable(str(b), 60)}" for place, a, b in settings]
+        places = differences(ours.details["settings"], theirs.details["settings"])
         raise _incomparable(one, other, "one protocol", f"{names}, which differ in {first_few(places)}")
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.checkpoint import atomic_write
-from converters.errors import InputError, first_few, printable
+from converters.errors import InputError, first_few
+from transfer.archives import read_archive
 
 Labels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -156,7 +157,7 @@ class Confusions:
             resamples: drawn with replacement, each of num_images images.
             level: share of the resamples inside the interval.
         """
-        ends = _percentiles(self._resampled(seed, resamples), level)
+        ends = _percentiles(self.resampled(seed, resamples), level)
         ends[0] = 2 * self._metrics()[0] - ends[0, ::-1]
         return {name: (low, high) for name, (low, high) in zip(METRICS, ends.clip(0, 1).tolist(), strict=True)}
 
@@ -176,9 +177,9 @@ class Confusions:
         Raises:
             InputError: the other run was validated on other images or labels.
         """
-        self._check_same_truth(other)
+        self.check_same_truth(other)
         values = self._metrics() - other._metrics()
-        drawn = self._resampled(seed, resamples) - other._resampled(seed, resamples)
+        drawn = self.resampled(seed, resamples) - other.resampled(seed, resamples)
         rows = np.column_stack([values, _percentiles(drawn, level)]).tolist()
         return {name: Difference(*row) for name, row in zip(METRICS, rows, strict=True)}
 
@@ -205,15 +206,7 @@ class Confusions:
         Raises:
             InputError: the file is missing, damaged or of another form.
         """
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                content = dict(archive)
-        except FileNotFoundError as error:
-            raise InputError(f"{path} not found; expected the confusion matrices of a finished run") from error
-        except Exception as error:  # a damaged file can raise anything
-            raise InputError(
-                f"{path} is truncated or no NumPy archive ({printable(str(error))}); {_WRITE_AGAIN}"
-            ) from error
+        content = read_archive(path, "the confusion matrices of a finished run", _WRITE_AGAIN)
         problem = _problem(content)
         if problem:
             raise InputError(f"{path} holds no confusion matrices: {problem}; {_WRITE_AGAIN}")
@@ -231,13 +224,23 @@ class Confusions:
     def _metrics(self) -> Floats:
         return _metrics(self._pixels().sum(axis=0))
 
-    def _resampled(self, seed: int, resamples: int) -> Floats:
-        """The metrics of resamples of the images, which depend on `seed` and their number alone, (resamples, 3)."""
+    def resampled(self, seed: int, resamples: int) -> Floats:
+        """The `METRICS` of resamples of the images, which depend on `seed` and their number alone, (resamples, 3).
+
+        Args:
+            seed: of the draws.
+            resamples: drawn with replacement, each of num_images images.
+        """
         pixels = self._pixels().reshape(self.num_images, -1)
         draws = _draws(self.num_images, resamples, seed)
         return np.concatenate([_metrics((counts @ pixels).reshape(len(counts), 3, -1)) for counts in draws])
 
-    def _check_same_truth(self, other: "Confusions") -> None:
+    def check_same_truth(self, other: "Confusions") -> None:
+        """Refuse to compare with a run on other images or labels.
+
+        Raises:
+            InputError: it was validated on such.
+        """
         advice = "compare runs on one data set"
         if (self.names, self.num_classes) != (other.names, other.num_classes):
             strange = sorted(set(self.names) ^ set(other.names))

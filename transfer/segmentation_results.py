@@ -10,9 +10,8 @@ from pathlib import Path
 from rich.table import Table
 
 from converters.checkpoint import atomic_write
-from converters.devices import device_name
 from transfer.interval_table import print_intervals
-from transfer.results import Result, current_versions, protocol_hash
+from transfer.results import Result, circumstances, current_versions, protocol_hash
 from transfer.segmentation_files import CLASSES, CONFUSIONS, CURVES, PICTURE, RESULTS
 from transfer.segmentation_metrics import Confusions
 from transfer.segmentation_packages import find_mmsegmentation
@@ -54,14 +53,14 @@ def results(this: Run, confusions: Confusions, iterations: int, started: float) 
         "iterations": iterations,
         "images_seen": iterations * this.plan.batch_size,
         "run_seed": this.args.seed,
+        **circumstances(this.ranks.device),
         "processes": this.processes,
-        "device": device_name(this.ranks.device),
         "cfg_options": this.args.cfg_options,
         "settings": settings,
         "data": [each.fingerprint for each in (this.data.train, this.data.validation)],
         "confusions": str(place(this, iterations) / CONFUSIONS),
         "proof": read_proof(this.output),
-        **({"reading": representation.reading} if representation.reading else {}),
+        **representation.provenance,
     }
     classes = {name: [_json(iou), _json(acc)] for name, (iou, acc) in _per_class(this, confusions)}
     for metric, value in values.items():

@@ -10,7 +10,7 @@ from typing import Any
 from converters import distributed
 from converters.checkpoint import atomic_write
 from converters.distributed import Ranks, agree, together
-from converters.errors import InputError
+from converters.errors import InputError, printable
 from converters.run_folder import lock
 
 IDENTITY = "run.json"
@@ -89,6 +89,11 @@ def differing(one: Any, other: Any, place: str = "") -> Iterator[tuple[str, Any,
             yield from differing(*pair, f"{place}.{index}")
     elif one != other:
         yield place, one, other
+
+
+def differences(one: Any, other: Any) -> list[str]:
+    """The same in words, one for each place."""
+    return [f"{place}: {printable(str(a), 60)} and {printable(str(b), 60)}" for place, a, b in differing(one, other)]
 
 
 def write_proof(folder: Path, lines: list[str]) -> None:
