@@ -1,0 +1,304 @@
+"""Two methods compared on what their runs have stored of every test image."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from converters.errors import InputError, first_few
+from transfer import metrics, significance
+from transfer.archives import read_archive
+from transfer.detection_curves import Matches
+from transfer.report_records import Record
+from transfer.report_rows import Column, Row, Sample
+from transfer.segmentation_metrics import METRICS as SEGMENTATION_METRICS
+from transfer.segmentation_metrics import Confusions
+from transfer.significance import Comparison, Floats, Runs
+from transfer.training_folder import differences
+
+_RESAMPLES, _SEED = 1000, 0
+_AT_ONCE = 1 << 22  # of images in resamples: 32 MiB
+# one number for each evaluation, or a family of tests would count the same images several times
+_METRICS = ("accuracy", "mean_per_class", "map_11point", "AP", "mIoU")
+_EQUAL = 1e-6  # a stored number and that of its predictions, which are stored in single precision
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two methods on a task.
+
+    Attributes:
+        column: the task.
+        first: the mean of the first one.
+        second: of the second one.
+        num_runs: of both.
+        comparison: the first less the second.
+        test: the p value's, in words.
+        adjusted: p value with Holm's correction over all tasks.
+    """
+
+    column: Column
+    first: float
+    second: float
+    num_runs: tuple[int, int]
+    comparison: Comparison
+    test: str
+    adjusted: float
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two methods on all tasks that both have.
+
+    Attributes:
+        first: title of the first one.
+        second: of the second one.
+        tasks: that they were compared on.
+        ranks: their mean ranks over the data sets of linear transfer, with their number and Wilcoxon's p value; None
+            where there are fewer than two.
+        problems: what was not compared, and why.
+    """
+
+    first: str
+    second: str
+    tasks: tuple[Compared, ...]
+    ranks: tuple[float, float, int, float] | None
+    problems: tuple[str, ...]
+
+
+class _Run(NamedTuple):
+    """A run's number on the test images and on resamples of them.
+
+    Attributes:
+        value: on all images.
+        drawn: on resamples, (R,).
+        shares: what each image adds to the value, (N,); None where it is no sum over images.
+    """
+
+    value: float
+    drawn: Floats
+    shares: Floats | None = None
+
+
+def find_row(rows: Sequence[Row], name: str) -> Row:
+    """The method that a user names.
+
+    Args:
+        rows: to choose from.
+        name: a title, a part that no other title has, or the first digits of a checkpoint's sha256: then this
+            checkpoint alone.
+
+    Raises:
+        InputError: none or several fit.
+    """
+    exact = [row for row in rows if row.title == name]
+    by_digest = [(row, each) for row in rows for each in row.checkpoints if len(name) >= 6 and each.startswith(name)]
+    if len(by_digest) == 1 and not exact:
+        return _only(*by_digest[0])
+    found = exact or [row for row in rows if name in row.title]
+    if len(found) != 1:
+        names = first_few([row.title for row in found or rows], 12)
+        what = "fits several methods" if found else "fits no method"
+        raise InputError(f"--compare: '{name}' {what}; expected a name, a part that no other has, or a sha256: {names}")
+    return found[0]
+
+
+def _only(row: Row, sha256: str) -> Row:
+    """A method's runs of one checkpoint."""
+    samples = {}
+    for column, sample in row.samples.items():
+        records = tuple(record for record in sample.records if record.result.checkpoint_sha256 == sha256)
+        if records:
+            values = tuple(float(record.result.value) for record in records)
+            samples[column] = Sample(records, values, "one checkpoint")
+    return replace(row, title=f"{row.title}, {sha256[:8]}", samples=samples)
+
+
+def compare_rows(first: Row, second: Row, say: Callable[[str], None]) -> Paired:
+    """Paired tests of two methods on every task that both were measured on by one protocol.
+
+    Args:
+        first: a method.
+        second: another one.
+        say: is told which task is being compared.
+
+    Raises:
+        InputError: they share no task, or are one method.
+    """
+    if first.title == second.title:
+        raise InputError(f"--compare: expected two methods, got {first.title} twice")
+    columns = [column for column in first.samples if column in second.samples and column.metric in _METRICS]
+    compared, problems = [], list(_unshared(first, second))
+    for column in columns:
+        say(f"comparing on {column.dataset}, {column.metric} ({column.protocol})")
+        try:
+            compared.append(_compare(column, first.samples[column], second.samples[column]))
+        except InputError as error:
+            problems.append(f"{column.dataset}, {column.metric}: not compared: {error}")
+    if not compared:
+        why = f": {problems[0]}" if problems else ""
+        raise InputError(f"--compare: {first.title} and {second.title} share no task with stored predictions{why}")
+    adjusted = significance.holm([each.comparison.p for each in compared])
+    tasks = tuple(replace(each, adjusted=p) for each, p in zip(compared, adjusted, strict=True))
+    return Paired(first.title, second.title, tasks, _ranks(compared), tuple(problems))
+
+
+def _unshared(first: Row, second: Row) -> Iterator[str]:
+    """Tasks that both have, by other protocols or on other data."""
+    for column in first.samples:
+        kind = column.task, column.dataset, column.metric
+        alike = [each for each in second.samples if (each.task, each.dataset, each.metric) == kind]
+        if column.metric in _METRICS and alike and column not in second.samples:
+            one, other = (
+                row.samples[each].records[0].result.details.get("settings")
+                for row, each in ((first, column), (second, alike[0]))
+            )
+            told = first_few(differences(one, other)) or "the data"
+            yield (
+                f"{column.dataset}, {column.metric}: not compared: {column.protocol} ({column.protocol_hash}) and "
+                f"{alike[0].protocol} ({alike[0].protocol_hash}) differ in {told}"
+            )
+
+
+def _ranks(compared: Sequence[Compared]) -> tuple[float, float, int, float] | None:
+    scores = np.array([[each.first, each.second] for each in compared if each.column.task == "linear"])
+    if len(scores) < 2:
+        return None
+    first, second = significance.mean_ranks(scores).tolist()
+    differ = scores[:, 0] - scores[:, 1]
+    p = float(stats.wilcoxon(differ).pvalue) if differ.any() else 1.0
+    return first, second, len(scores), p
+
+
+def _compare(column: Column, first: Sample, second: Sample) -> Compared:
+    loaded = [_load(sample, column) for sample in (first, second)]
+    if not _same(*(truth for truth, _ in loaded)):
+        raise InputError("the stored predictions are of different test images or labels; evaluate both again")
+    (runs_a, singles_a), (runs_b, singles_b) = (runs for _, runs in loaded)
+    comparison, test = significance.compare(runs_a, runs_b), "bootstrap over images"
+    if len(runs_a.values) > 1 or len(runs_b.values) > 1:
+        test = "seeds by t, images by bootstrap"
+    elif singles_a is not None and singles_b is not None:
+        exact = column.metric == "accuracy"
+        p = (
+            significance.mcnemar(singles_a > 0, singles_b > 0)
+            if exact
+            else significance.sign_flips(singles_a - singles_b)
+        )
+        comparison, test = replace(comparison, p=p), "McNemar, exact" if exact else "permutation of images"
+    num_runs = len(runs_a.values), len(runs_b.values)
+    means = float(runs_a.values.mean()), float(runs_b.values.mean())
+    return Compared(column, *means, num_runs, comparison, test, comparison.p)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Confusions):
+        one.check_same_truth(other)
+        return True
+    return bool(np.array_equal(one, other))
+
+
+def _load(sample: Sample, column: Column) -> tuple[Any, tuple[Runs, Floats | None]]:
+    """The truth of a method's runs, and the runs: of every seed the mean of its own; shares where there is one run."""
+    by_seed: dict[tuple[Any, ...], list[_Run]] = defaultdict(list)
+    truth: Any = None
+    for record in sample.records:
+        own, run = _READERS[column.task](record, column)
+        if abs(run.value - record.result.value) > _EQUAL:
+            raise InputError(
+                f"{record.place} says {100 * record.result.value:.4f}, and the predictions that it names give "
+                f"{100 * run.value:.4f}; evaluate again"
+            )
+        if truth is not None and not _same(truth, own):
+            raise InputError(f"{record.place} is of other test images or labels than the other runs; evaluate again")
+        truth = own
+        outer = record.result.seed, record.result.checkpoint_sha256
+        by_seed[outer if len(sample.values) < len(sample.records) else (record.place,)].append(run)
+    values = np.array([np.mean([run.value for run in runs]) for runs in by_seed.values()])
+    drawn = np.stack([np.mean([run.drawn for run in runs], axis=0) for runs in by_seed.values()], axis=1)
+    singles = [run.shares for runs in by_seed.values() for run in runs]
+    return truth, (Runs(values, drawn), singles[0] if len(singles) == 1 else None)
+
+
+def _named(record: Record, name: str, what: str) -> Path:
+    """A file that a result names."""
+    file = record.result.details.get(name)
+    if not isinstance(file, str):
+        raise InputError(f"{record.place} names no {what}: it was written by an earlier version; evaluate again")
+    return record.path.parent / file
+
+
+def _read_predictions(record: Record, column: Column) -> tuple[Any, _Run]:
+    content = read_archive(_named(record, "predictions", "predictions"), "predictions", "evaluate again")
+    try:
+        labels = content["labels"]
+        if column.metric == "map_11point":
+            return labels, _ranking(record, labels, content["scores"])
+        return labels, _classes(column.metric, labels, content["predicted"])
+    except KeyError as error:
+        raise InputError(f"{record.place}: its predictions lack {error}; evaluate again") from error
+
+
+def _classes(metric: str, labels: npt.NDArray[np.integer], predicted: npt.NDArray[np.integer]) -> _Run:
+    right = (labels == predicted).astype(np.float64)
+    of_class = np.bincount(labels)
+    per_image = 1 / (of_class[labels] * (of_class > 0).sum()) if metric == "mean_per_class" else 1 / len(labels)
+    shares = right * per_image
+    if metric == "accuracy":
+        drawn = np.concatenate([counts @ shares for counts in _draws(len(labels))])
+    else:
+        drawn = np.concatenate([_mean_per_class(counts, labels, right) for counts in _draws(len(labels))])
+    return _Run(float(shares.sum()), drawn, shares)
+
+
+def _mean_per_class(counts: Floats, labels: npt.NDArray[np.integer], right: Floats) -> Floats:
+    """Mean per-class accuracy of resamples, (R,): a class that one has lost is left out, as in the metric."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    shown = np.add.reduceat(counts[:, order], starts, axis=1)
+    found = np.add.reduceat((counts * right)[:, order], starts, axis=1)
+    with np.errstate(invalid="ignore"):
+        means: Floats = np.nanmean(found / shown, axis=1)
+    return means
+
+
+def _ranking(record: Record, labels: npt.NDArray[np.integer], scores: npt.NDArray[np.floating]) -> _Run:
+    curve = bool(record.result.details.get("settings", {}).get("reference_curve", False))
+    value = partial(metrics.mean_average_precision, metrics.rank(labels, scores), reference_curve=curve)
+    drawn = [value(row.astype(np.int64)) for counts in _draws(len(labels)) for row in counts]
+    return _Run(value(None), np.array(drawn))
+
+
+def _draws(num_images: int) -> Iterator[Floats]:
+    """How often every image is in resamples, some of them at once, (r, N); the same ones for the same number."""
+    draw = np.random.default_rng(_SEED)
+    at_once = max(1, _AT_ONCE // num_images)
+    for start in range(0, _RESAMPLES, at_once):
+        rows = range(start, min(start + at_once, _RESAMPLES))
+        drawn = [np.bincount(draw.integers(num_images, size=num_images), minlength=num_images) for _ in rows]
+        yield np.array(drawn, dtype=np.float64)
+
+
+def _read_matches(record: Record, column: Column) -> tuple[Any, _Run]:
+    matches = Matches.load(_named(record, "matches", "matches of detections"))
+    drawn = matches.resampled(_RESAMPLES, _SEED)[column.metric]
+    return matches.sought_class, _Run(matches.values()[column.metric], drawn)
+
+
+def _read_confusions(record: Record, column: Column) -> tuple[Any, _Run]:
+    confusions = Confusions.load(_named(record, "confusions", "confusion matrices"))
+    drawn = confusions.resampled(_SEED, _RESAMPLES)[:, SEGMENTATION_METRICS.index(column.metric)]
+    return confusions, _Run(confusions.values()[column.metric], drawn)
+
+
+_READERS: dict[str, Callable[[Record, Column], tuple[Any, _Run]]] = {
+    **dict.fromkeys(("linear", "knn", "probe"), _read_predictions),
+    "detection": _read_matches,
+    "segmentation": _read_confusions,
+}

@@ -1,0 +1,252 @@
+"""The tables of a report, in the form of the GSG paper's Tables 1 to 4, with published numbers where they belong."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from transfer import tasks
+from transfer.published import Published
+from transfer.report_records import Record
+from transfer.report_rows import Column, Row, Sample, column_of, significantly_best
+from transfer.training_folder import differences
+
+METRICS = {
+    **{"accuracy": "accuracy", "best_accuracy": "accuracy, best epoch", "mean_per_class": "mean per class"},
+    **{"map_11point": "11-point mAP", "AP": "AP", "AP50": "AP50", "AP75": "AP75"},
+    **{"mIoU": "mIoU", "aAcc": "pixel accuracy", "mAcc": "mean class accuracy"},
+}
+_KINDS = {"knn": "k-NN", "probe": "linear layer", "linear": "logistic regression"}
+_DENSE_METRICS = ("AP50", "AP", "AP75", "mIoU", "aAcc")  # of Table 3
+
+NO_RECORD, OTHER_PROTOCOL, CONTRADICTION = "no record", "another protocol", "contradicting records"
+
+
+class Place(NamedTuple):
+    """A column of a table: numbers that may be compared, of one batch size where the table is about it."""
+
+    column: Column
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of a table, or why there is none.
+
+    Attributes:
+        sample: what our runs say; None for a published number and an empty cell.
+        published: a published number, or None.
+        best: whether it is significantly better than all others of ours in its column.
+        why: there is no number; empty if there is one.
+    """
+
+    sample: Sample | None = None
+    published: Published | None = None
+    best: bool = False
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        name: for files, e.g. ``"table-1"``.
+        title: in words.
+        places: the columns.
+        headers: of each column, lines from the general to the special.
+        rows: title and cells of each method.
+        published: likewise of published numbers.
+        notes: sentences below it.
+    """
+
+    name: str
+    title: str
+    places: tuple[Place, ...]
+    headers: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    published: tuple[tuple[str, tuple[Cell, ...]], ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What tables are made of.
+
+    Attributes:
+        rows: methods with their numbers.
+        contradicting: one record of each measurement that has several values.
+        published: numbers.
+    """
+
+    rows: Sequence[Row]
+    contradicting: Sequence[Record]
+    published: Sequence[Published]
+
+
+def build_tables(material: Material) -> list[Table]:
+    """The tables that have a number of ours."""
+    kinds: tuple[tuple[str, str, Callable[[Column], bool]], ...] = (
+        ("table-1", "k-NN and linear layer", lambda c: c.task in ("knn", "probe") and c.metric in METRICS),
+        ("table-2", "Linear transfer: logistic regression", lambda c: c.task == "linear" and c.metric in METRICS),
+        ("table-3", "Detection and segmentation", lambda c: c.metric in _DENSE_METRICS),
+    )
+    tables = [_table(name, title, _by_column(material.rows, belongs), material) for name, title, belongs in kinds]
+    tables.append(_table("table-4", "Batch size of pretraining", _by_batch_size(material.rows), material))
+    return [table for table in tables if table.places]
+
+
+Lines = dict[str, dict[Place, Sample]]  # samples by the title of their row
+
+
+def _by_column(rows: Iterable[Row], belongs: Callable[[Column], bool]) -> Lines:
+    lines = {row.title: {Place(c): sample for c, sample in row.samples.items() if belongs(c)} for row in rows}
+    return {title: samples for title, samples in lines.items() if samples}
+
+
+def _by_batch_size(rows: Iterable[Row]) -> Lines:
+    """Methods that were pretrained with several batch sizes, each with a column for each size."""
+    lines: Lines = {}
+    for row in rows:
+        size = row.source.get("batch_size")
+        for column, sample in row.samples.items():
+            if size is not None and column.task in ("linear", "probe") and column.metric in METRICS:
+                samples = lines.setdefault(row.label, {})
+                # two recipes of one batch size differ in something else: they are no study of it
+                samples[Place(column, size)] = sample
+    return {label: samples for label, samples in lines.items() if len({place.batch_size for place in samples}) > 1}
+
+
+def _table(name: str, title: str, lines: Lines, material: Material) -> Table:
+    places = _ordered({place for samples in lines.values() for place in samples})
+    best = {
+        place: significantly_best({row: samples[place] for row, samples in lines.items() if place in samples})
+        for place in places
+    }
+    rows = []
+    for row, samples in lines.items():
+        cells = (
+            Cell(samples[place], best=best[place] == row)
+            if place in samples
+            else Cell(why=_why(row, place, samples, material))
+            for place in places
+        )
+        rows.append((row, tuple(cells)))
+    published = _published_rows(places, material.published)
+    return Table(
+        name, title, tuple(places), _headers(places), tuple(rows), published, tuple(_notes(rows, places, best))
+    )
+
+
+def _ordered(places: Iterable[Place]) -> list[Place]:
+    """The benchmark's data sets in their published order, then others by name; metrics in the order of `METRICS`."""
+    order = (*tasks.benchmark(), "imagenet", "voc_2007", "coco_2017", "ade20k")
+
+    def key(place: Place) -> tuple[object, ...]:
+        column = place.column
+        known = order.index(column.dataset) if column.dataset in order else len(order)
+        metric = _DENSE_METRICS.index(column.metric) if column.metric in _DENSE_METRICS else -1
+        kind = list(_KINDS).index(column.task) if column.task in _KINDS else len(_KINDS)
+        ours = column.protocol, column.protocol_hash, metric, list(METRICS).index(column.metric)
+        return known, column.dataset, kind, *ours, place.batch_size or 0, column.data
+
+    return sorted(places, key=key)
+
+
+def _headers(places: Sequence[Place]) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        (
+            place.column.dataset,
+            ", ".join(filter(None, (_KINDS.get(place.column.task), METRICS[place.column.metric]))),
+            f"{place.column.protocol} ({place.column.protocol_hash})",
+            *([f"batch {place.batch_size}"] if place.batch_size else []),
+        )
+        for place in places
+    )
+
+
+def _why(row: str, place: Place, samples: Mapping[Place, Sample], material: Material) -> str:
+    """Why a method has no number in a column."""
+    column = place.column
+    labels = {each.label for each in material.rows if row in (each.title, each.label)}
+    for record in material.contradicting:
+        if record.result.representation in labels and column_of(record.result) == column:
+            return CONTRADICTION
+    kind = column.task, column.dataset, column.metric
+    same = any((each.column.task, each.column.dataset, each.column.metric) == kind for each in samples)
+    return OTHER_PROTOCOL if same and place.batch_size is None else NO_RECORD
+
+
+def _published_rows(
+    places: Sequence[Place], published: Sequence[Published]
+) -> tuple[tuple[str, tuple[Cell, ...]], ...]:
+    """The methods of published tables that have a number measured as one of the columns is."""
+    rows: dict[str, dict[Place, Published]] = {}
+    for number in published:
+        epochs = number.pretraining.get("epochs")
+        name = f"{number.method}{f', {epochs} epochs' if epochs else ''} ({number.title})"
+        for place in places:
+            if _stands_in(number, place):
+                rows.setdefault(name, {})[place] = number
+    return tuple(
+        (name, tuple(Cell(published=row[place]) if place in row else Cell(why="not published") for place in places))
+        for name, row in rows.items()
+    )
+
+
+def _stands_in(number: Published, place: Place) -> bool:
+    column = place.column
+    kind = column.task, column.dataset, column.metric
+    same = kind == (number.procedure.task, number.dataset, number.metric)
+    right_size = place.batch_size in (None, number.pretraining.get("batch_size"))
+    return same and right_size and number.procedure.counterpart(column.protocol_hash) is not None
+
+
+def _notes(
+    rows: Sequence[tuple[str, Sequence[Cell]]], places: Sequence[Place], best: Mapping[Place, str | None]
+) -> Iterable[str]:
+    yield (
+        "Per cent. Several seeds: mean and deviation, and the 95 % interval of the mean by Student's t, test images "
+        "held fixed. One run: the interval over its test images, which says nothing of other seeds."
+    )
+    samples = [cell.sample for _, cells in rows for cell in cells if cell.sample]
+    levels = {sample.level for sample in samples if len(sample.values) > 1}
+    if levels - {"seeds"}:
+        yield "Where all runs start from one checkpoint, the deviation is that of the training on top of it alone."
+    if any(best.values()):
+        yield "Bold: better than every other row, for other seeds and other test images (5 %, Holm's correction)."
+    elif len(rows) > 1:
+        yield (
+            "Nothing is bold: no row is significantly better than every other (5 %, Holm's correction; one seed each "
+            "says nothing of other seeds)."
+        )
+    whys = {cell.why for _, cells in rows for cell in cells if cell.why}
+    meanings = {
+        NO_RECORD: "no record: it was not measured, or its line could not be used",
+        OTHER_PROTOCOL: "another protocol: measured, but not by this column's protocol or on its data",
+        CONTRADICTION: "contradicting records: see the problems",
+    }
+    if whys:
+        yield f"Empty cells: {'; '.join(meanings[why] for why in meanings if why in whys)}."
+    yield from _protocol_notes(rows, places)
+    if any(place.column.dataset.startswith("sample") for place in places):
+        yield "The sample says that the pipeline works; it says nothing about any other data."
+
+
+def _protocol_notes(rows: Sequence[tuple[str, Sequence[Cell]]], places: Sequence[Place]) -> Iterable[str]:
+    """What differs between columns of the same data set and metric, which share none for that reason."""
+    first: dict[tuple[str, str, str], tuple[Place, Sample]] = {}
+    for index, place in enumerate(places):
+        column = place.column
+        sample = next(cells[index].sample for _, cells in rows if cells[index].sample)
+        assert sample is not None
+        kind = column.task, column.dataset, column.metric
+        other, reference = first.setdefault(kind, (place, sample))
+        if other.column == column or column.metric not in ("accuracy", "mean_per_class", "map_11point", "AP", "mIoU"):
+            continue
+        settings = [each.records[0].result.details.get("settings") for each in (reference, sample)]
+        told = differences(*settings) or ["the data: other images or labels"]
+        more = f", and {len(told) - 4} more" if len(told) > 4 else ""
+        yield (
+            f"{column.dataset}, {METRICS[column.metric]}: {other.column.protocol} ({other.column.protocol_hash}) and "
+            f"{column.protocol} ({column.protocol_hash}) differ in {'; '.join(told[:4])}{more}."
+        )
