@@ -25,16 +25,34 @@ $(READY): requirements.lock pyproject.toml
 	  || { echo "error: the packages of requirements.lock could not be installed; is the network reachable? The reason: $$(tail -n 1 .setup.log) (all of it: .setup.log)" >&2; exit 2; }
 	@rm -f .setup.log && touch $@
 
-# Ends with a table: raw pixels, random initialisation, SimSiam, SimSiam with guidance. Runs that are finished are kept,
-# one that was interrupted is resumed.
-demo: runs/demo/simsiam/checkpoint.safetensors runs/demo/simsiam-guided/checkpoint.safetensors
-	$(BIN)/python transfer/linear.py --pixels --ckpt random:resnet18 $^ --output runs/demo
+# The whole chain on the sample: pretraining without and with guidance; linear evaluation beside raw pixels and a random
+# initialisation; detector and segmentor on both checkpoints; the report. What is finished is kept, what was interrupted is
+# resumed. The four trainings run two at a time, with a thread each.
+CHECKPOINTS := $(foreach name,simsiam simsiam-guided,runs/demo/$(name)/checkpoint.safetensors)
+TRAININGS := $(foreach name,simsiam simsiam-guided,runs/demo/detection-$(name) runs/demo/segmentation-$(name))
+
+demo: $(CHECKPOINTS)
+	$(BIN)/python transfer/linear.py --dataset sample digits --pixels --ckpt random:resnet18 $^ --output runs/demo
+	@echo "detector and segmentor on both checkpoints, two trainings at a time, in four to six minutes"
+	@$(MAKE) --no-print-directory --jobs 2 $(TRAININGS:%=%/results.jsonl)
+	$(BIN)/python transfer/report.py runs/demo --compare simsiam-symmetric simsiam-guided --output runs/demo/report
 
 runs/demo/simsiam/checkpoint.safetensors: | $(READY)
 	$(BIN)/python pretrain/run.py objective.guidance=symmetric --output $(@D) $(if $(wildcard $(@D)/state.pt),--resume)
 
 runs/demo/simsiam-guided/checkpoint.safetensors: | $(READY)
 	$(BIN)/python pretrain/run.py objective.guidance=guided --output $(@D) $(if $(wildcard $(@D)/state.pt),--resume)
+
+runs/demo/detection-%/results.jsonl: runs/demo/%/checkpoint.safetensors
+	@echo "detection of $*: what it says goes to $(@D).log"
+	@$(call train,detection)
+
+runs/demo/segmentation-%/results.jsonl: runs/demo/%/checkpoint.safetensors
+	@echo "segmentation of $*: what it says goes to $(@D).log"
+	@$(call train,segmentation)
+
+train = OMP_NUM_THREADS=1 $(BIN)/python transfer/$(1).py --dataset sample --ckpt $< --output $(@D) \
+	$(if $(wildcard $(@D)/last_checkpoint),--resume) > $(@D).log 2>&1 || { tail -n 3 $(@D).log >&2; exit 2; }
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -1,6 +1,7 @@
 """How a report's figures are drawn: legible at the width of a paper's column, told apart without colours."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from converters.checkpoint import atomic_write
 
 COLUMN, WIDE = 3.3, 6.9  # inches: of one column of a paper, and of two
 _DPI = 200
+_LONG_LABEL = 50  # characters: two of them side by side would not fit
 STYLE: dict[Any, Any] = {
     **{"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7, "xtick.labelsize": 7},
     **{"ytick.labelsize": 7, "lines.linewidth": 1.2, "lines.markersize": 4, "axes.grid": True, "grid.alpha": 0.3},
@@ -71,6 +73,15 @@ def panels_of(count: int, height: float = 2.2) -> tuple[Figure, list[Axes]]:
     for unused in axes[count:]:
         unused.set_axis_off()
     return figure, axes[:count]
+
+
+def legend_of(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One legend for all panels, below them, where it hides nothing; each label once."""
+    labelled = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    columns = 1 if figure.get_figwidth() < WIDE or max(map(len, labelled)) > _LONG_LABEL else 2
+    figure.legend(list(labelled.values()), list(labelled), loc="outside lower center", ncols=columns, frameon=False)
 
 
 def with_left_out(caption: str, number: int, most: int, what: str) -> str:

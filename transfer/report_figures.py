@@ -9,13 +9,14 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from sklearn.manifold import TSNE
 
 from converters.errors import InputError, printable
 from transfer.archives import read_archive
 from transfer.logistic import WEIGHT_DECAYS
 from transfer.report_curves import Curves
-from transfer.report_drawing import COLOURS, MARKERS, STYLE, Drawn, look_of, panels_of, saved, with_left_out
+from transfer.report_drawing import COLOURS, MARKERS, STYLE, Drawn, legend_of, look_of, panels_of, saved, with_left_out
 from transfer.report_ranks import draw_ranks
 from transfer.report_rows import Column, Row
 from transfer.segmentation_files import PREDICTIONS, SHOWN
@@ -24,7 +25,7 @@ from transfer.segmentation_pictures import Shown, draw_segmentations
 _MOST_LINES = 8  # in a panel
 _MOST_PANELS = 6
 _TSNE_IMAGES, _TSNE_CLASSES, _TSNE_PANELS = 500, 10, 4
-_MOST_SEGMENTORS = 3
+_MOST_SEGMENTORS, _MOST_SCENES = 3, 5
 
 
 def draw_figures(rows: Sequence[Row], curves: Sequence[Curves], scratch: Path) -> tuple[list[Drawn], list[str]]:
@@ -76,7 +77,8 @@ def _accuracy(curves: Sequence[Curves], *, predictor: bool) -> Drawn | str:
         objective, arch, dataset, epochs, batch = setting
         axes.set(title=f"{objective}, {arch}, {dataset}, {epochs} epochs, batch {batch}")
         axes.set(xlabel="epoch", ylabel="k-NN accuracy, per cent")
-        axes.legend()
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend_of(figure, panels)
     caption = (
         f"{title}, by the monitor of pretraining; a line is the mean over seeds, a band from the lowest to the highest"
     )
@@ -114,7 +116,8 @@ def _collapse(curves: Sequence[Curves]) -> Drawn | str:
             _mean_line(axes, [each.points(name, over) for each in runs], 1, label, look_of(index))
     panels[0].set(xlabel="step", ylabel="spread of the projections", ylim=(0, None))
     panels[1].set(xlabel="epoch", ylabel="effective rank of the projections", ylim=(0, None))
-    panels[1].legend()
+    panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend_of(figure, panels)
     caption = (
         f"{title}: deviation per dimension of the normalised projections times sqrt(d) (1 is even, 0 a point; Chen & "
         "He 2021), and RankMe (1 is one direction; Garrido et al. 2023)"
@@ -128,25 +131,25 @@ def _collapse(curves: Sequence[Curves]) -> Drawn | str:
 def _paths(rows: Sequence[Row]) -> Drawn | str:
     """Validation score by weight decay, a panel for each data set."""
     title = "Regularisation path"
-    groups: dict[Column, list[tuple[str, list[float], float]]] = defaultdict(list)
-    for row in rows:
+    groups: dict[Column, list[tuple[int, str, list[float], float]]] = defaultdict(list)
+    for place, row in enumerate(rows):
         for column, sample in row.samples.items():
             details = sample.records[0].result.details
             scores = details.get("validation_scores")
             if column.metric != "calibration_error" and isinstance(scores, list) and len(scores) == len(WEIGHT_DECAYS):
-                groups[column].append((row.title, scores, details["weight_decay"]))
+                groups[column].append((place, row.title, scores, details["weight_decay"]))
     if not groups:
         return f"{title}: there is no result of logistic regression."
     figure, panels = panels_of(min(len(groups), _MOST_PANELS), 2.6)
     for axes, (column, lines) in zip(panels, groups.items(), strict=False):
-        for index, (label, scores, chosen) in enumerate(lines[:_MOST_LINES]):
-            look = look_of(index)
+        for place, label, scores, chosen in lines[:_MOST_LINES]:
+            look = look_of(place)  # the same in all panels
             axes.plot(WEIGHT_DECAYS, [100 * score for score in scores], label=label, **{**look, "marker": None})
             best = int(np.argmin(np.abs(np.log(WEIGHT_DECAYS) - np.log(chosen))))
             axes.plot([WEIGHT_DECAYS[best]], [100 * scores[best]], **{**look, "linestyle": "none"})
         axes.set(title=f"{column.dataset}, {column.protocol}", xscale="log")
         axes.set(xlabel="weight decay", ylabel="validation score, per cent")
-        axes.legend(fontsize=6)
+    legend_of(figure, panels)
     caption = (
         f"{title}: validation score of every weight decay; the marker is the chosen one; of several seeds the first"
     )
@@ -218,11 +221,12 @@ def _scenes(rows: Sequence[Row], scratch: Path) -> Drawn | str:
         return f"{title}: there is no folder of a segmentation run with its pictures."
     key, columns = max(groups.items(), key=lambda item: len(item[1]))
     chosen = dict(list(columns.items())[:_MOST_SEGMENTORS])
+    shown = first[key].first(_MOST_SCENES)
     content = {}
     for suffix in ("png", "pdf"):
         path = scratch / f"scenes.{suffix}"
         try:
-            draw_segmentations(first[key], chosen, path)
+            draw_segmentations(shown, chosen, path)
         except InputError as error:
             return f"{title}: {printable(str(error))}."
         content[suffix] = path.read_bytes()

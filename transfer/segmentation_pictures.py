@@ -51,6 +51,11 @@ class Shown:
     classes: tuple[str, ...]
     palette: tuple[Colour, ...]
 
+    def first(self, number: int) -> "Shown":
+        """The same with no more than the first pictures."""
+        parts = self.names[:number], self.images[:number], self.annotations[:number]
+        return Shown(*parts, self.classes, self.palette)
+
     def write(self, path: Path) -> None:
         """Write it as JSON."""
         with atomic_write(path) as temporary:
@@ -127,7 +132,7 @@ def draw_rows(
         titles: of the columns of predictions.
         classes: names; those that occur are below the pictures.
         palette: their colours.
-        path: of the PNG, which depends on the arguments alone.
+        path: of the PNG or PDF, which depends on the arguments alone.
     """
     names = legend(_pixels(rows), classes, palette)
     headers = [textwrap.fill(printable(title), _TITLE_CHARACTERS) for title in ("image", "truth", *titles)]
@@ -141,8 +146,9 @@ def draw_rows(
         cell.set_title(header, fontsize=_TITLE_SIZE, parse_math=False)
     patches = [_patch(name, colour) for name, colour in names]
     figure.legend(handles=patches, loc="lower center", ncols=_columns(len(headers)), fontsize=_NAME_SIZE, frameon=False)
+    kind = path.suffix.removeprefix(".")
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format=kind, metadata={"CreationDate": None} if kind == "pdf" else {})
 
 
 def _pixels(rows: Sequence[Row]) -> Counts:
