@@ -113,7 +113,45 @@ class Matches:
         if got != expected:
             raise InputError(f"{path}: expected the arrays {', '.join(expected)}, got {first_few(got)}; {_WRITE_AGAIN}")
         plain: dict[str, Any] = {name: each if each.ndim else each.item() for name, each in content.items()}
-        return cls(**plain)
+        try:
+            loaded = cls(**plain)
+            whole = loaded._is_whole()
+        except (TypeError, ValueError, IndexError, AttributeError):
+            whole = False
+        if not whole:
+            raise InputError(f"{path}: the arrays do not fit together; {_WRITE_AGAIN}")
+        return loaded
+
+    def _is_whole(self) -> bool:
+        """Whether sizes, types and indices are those that the class describes."""
+        names = (
+            "image",
+            "start",
+            "origin",
+            "shown",
+            "correction",
+            "right",
+            "point_image",
+            "sought_image",
+            "sought_class",
+        )
+        rows: list[Rows] = [getattr(self, name) for name in names]
+        kinds = all(each.dtype == np.int64 and each.ndim == 1 for each in rows) and self.within.dtype == np.bool_
+        points, areas = len(self.point_image), len(self.within)
+        sums = areas * (len(self.image) + 1)
+        return bool(
+            kinds
+            and self.within.shape == (areas, len(self.image))
+            and len(self.start) == len(self.origin) == areas * NUM_IOUS * self.num_classes
+            and len(self.shown) == len(self.correction) == len(self.right) == points
+            and len(self.sought_image) == len(self.sought_class)
+            and all(_below(each, self.num_images) for each in (self.image, self.point_image, self.sought_image))
+            and _below(self.sought_class, areas * self.num_classes)
+            and _below(self.start, points)
+            and (np.diff(self.start, append=points) > 0).all()
+            and all(_below(each, sums) for each in (self.origin, self.shown))
+            and self.recalls.ndim == 1
+        )
 
     def intervals(
         self, *, level: float = 0.95, num_resamples: int = 1000, seed: int = 0
@@ -175,6 +213,10 @@ class Matches:
         precision: Floats = (found[1:] - np.repeat(found[self.start], lengths)) / np.maximum(shown, 1)
         precision[np.cumsum(lengths) - 1] = 0
         return precision, found
+
+
+def _below(index: Rows, size: int) -> bool:
+    return bool(((index >= 0) & (index < size)).all())
 
 
 def _sums(values: Rows) -> Rows:

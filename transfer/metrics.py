@@ -102,7 +102,7 @@ def mean_average_precision(ranking: Ranking, counts: Counts | None = None, *, re
         points.append(np.take_along_axis(best_from_here, first[:, None], axis=1)[:, 0])
     if reference_curve:
         points[0] = np.ones_like(points[0])
-    return float(np.mean(points))
+    return float(np.mean(points)) if classes.any() else float("nan")
 
 
 def expected_calibration_error(labels: Labels, probabilities: Scores, counts: Counts | None = None) -> float:

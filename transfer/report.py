@@ -20,7 +20,7 @@ from transfer.report_comparison import Paired, compare_rows, find_row
 from transfer.report_curves import read_curves
 from transfer.report_figures import draw_figures
 from transfer.report_formats import FORMATS, Grid, comparison_grid, grid_of, published_grid
-from transfer.report_page import Content, render
+from transfer.report_page import Content, is_report, render
 from transfer.report_provenance import provenance_of
 from transfer.report_published import beside_published
 from transfer.report_records import read_records
@@ -28,7 +28,7 @@ from transfer.report_rows import Row, rows_of
 from transfer.report_tables import Material, build_tables
 
 PAGE = "report.html"
-_OWN = re.compile(r"(report\.html|(table-\d|published|comparison)\.(md|csv|tex)|figure-\w+\.(png|pdf))")
+_OWN = re.compile(r"(table-[1-4]|published|comparison)\.(md|csv|tex)|figure-(4|5|6|7|path|collapse|ranks)\.(png|pdf)")
 _MOST_LINES = 20  # of problems on a terminal
 
 
@@ -97,7 +97,8 @@ def _check_output(output: Path) -> None:
         names = [each.name for each in output.iterdir()] if output.exists() else []
     except OSError as error:
         raise InputError(f"cannot write {output}: {error.strerror}; choose another --output") from error
-    if names and PAGE not in names:
+    names = [name for name in names if not name.startswith(f".{PAGE}.")]  # of a first report that was killed
+    if names and not is_report(output / PAGE):
         raise InputError(
             f"{output} holds other files ({', '.join(sorted(names)[:3])}); expected a new folder or one of an earlier "
             "report: choose another --output"
@@ -106,17 +107,18 @@ def _check_output(output: Path) -> None:
 
 def _compare(rows: Sequence[Row], names: Sequence[str], console: Console) -> Paired:
     first, second = (find_row(rows, name) for name in names)
-    paired = compare_rows(first, second, console.print)
+    paired = compare_rows(first, second, lambda text: console.print(printable(text, length=1000)))
     for problem in paired.problems:
         print(f"warning: {printable(problem, length=1000)}", file=sys.stderr)
     for each in paired.tasks:
         comparison = each.comparison
-        console.print(
+        text = (
             f"{each.column.dataset}, {each.column.task}, {each.column.metric}: {100 * each.first:.2f} and "
             f"{100 * each.second:.2f}, difference {100 * comparison.difference:+.2f} "
             f"[{100 * comparison.low:+.2f}, {100 * comparison.high:+.2f}], p {each.adjusted:.3g} with Holm's "
             f"correction ({each.test}); {100 * comparison.detectable:.2f} could have been shown"
         )
+        console.print(printable(text, length=1000))
     return paired
 
 
@@ -137,7 +139,7 @@ def _write(output: Path, grids: Sequence[Grid], page: str) -> None:
 def _forget(output: Path, files: set[str]) -> None:
     """Remove what an earlier report has left that this one lacks, and nothing else."""
     for path in output.iterdir():
-        if path.name not in files and _OWN.fullmatch(path.name):
+        if path.name not in files and _OWN.fullmatch(path.name) and path.is_file():
             path.unlink()
 
 

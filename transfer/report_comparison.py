@@ -101,7 +101,7 @@ def find_row(rows: Sequence[Row], name: str) -> Row:
     by_digest = [(row, each) for row in rows for each in row.checkpoints if len(name) >= 6 and each.startswith(name)]
     if len(by_digest) == 1 and not exact:
         return _only(*by_digest[0])
-    found = exact or [row for row in rows if name in row.title]
+    found = exact or [row for row, _ in by_digest] or [row for row in rows if name in row.title]
     if len(found) != 1:
         names = first_few([row.title for row in found or rows], 12)
         what = "fits several methods" if found else "fits no method"
@@ -131,8 +131,8 @@ def compare_rows(first: Row, second: Row, say: Callable[[str], None]) -> Paired:
     Raises:
         InputError: they share no task, or are one method.
     """
-    if first.title == second.title:
-        raise InputError(f"--compare: expected two methods, got {first.title} twice")
+    if first.title == second.title or set(first.checkpoints) & set(second.checkpoints):
+        raise InputError(f"--compare: expected two methods, got one: {first.title} and {second.title} share runs")
     columns = [column for column in first.samples if column in second.samples and column.metric in _METRICS]
     compared, problems = [], list(_unshared(first, second))
     for column in columns:
@@ -167,11 +167,15 @@ def _unshared(first: Row, second: Row) -> Iterator[str]:
 
 
 def _ranks(compared: Sequence[Compared]) -> tuple[float, float, int, float] | None:
-    scores = np.array([[each.first, each.second] for each in compared if each.column.task == "linear"])
-    if len(scores) < 2:
+    linear = [each for each in compared if each.column.task == "linear"]
+    protocols = [each.column.protocol_hash for each in linear]
+    chosen = [each for each in linear if each.column.protocol_hash == max(protocols, key=protocols.count)]
+    by_dataset = {each.column.dataset: [each.first, each.second] for each in chosen}
+    if len(by_dataset) < 2:
         return None
-    first, second = significance.mean_ranks(scores).tolist()
-    differ = scores[:, 0] - scores[:, 1]
+    scores = np.array(list(by_dataset.values()))
+    first, second = significance.mean_ranks(scores.round(12)).tolist()
+    differ = (scores[:, 0] - scores[:, 1]).round(12)  # as many right answers more are ties, whatever their rounding
     p = float(stats.wilcoxon(differ).pvalue) if differ.any() else 1.0
     return first, second, len(scores), p
 
@@ -209,8 +213,8 @@ def _load(sample: Sample, column: Column) -> tuple[Any, tuple[Runs, Floats | Non
     by_seed: dict[tuple[Any, ...], list[_Run]] = defaultdict(list)
     truth: Any = None
     for record in sample.records:
-        own, run = _READERS[column.task](record, column)
-        if abs(run.value - record.result.value) > _EQUAL:
+        own, run = _read(record, column)
+        if not abs(run.value - record.result.value) <= _EQUAL:
             raise InputError(
                 f"{record.place} says {100 * record.result.value:.4f}, and the predictions that it names give "
                 f"{100 * run.value:.4f}; evaluate again"
@@ -226,6 +230,14 @@ def _load(sample: Sample, column: Column) -> tuple[Any, tuple[Runs, Floats | Non
     return truth, (Runs(values, drawn), singles[0] if len(singles) == 1 else None)
 
 
+def _read(record: Record, column: Column) -> tuple[Any, _Run]:
+    if column.task not in _READERS or column.metric not in _STORED[column.task]:
+        raise InputError(f"{record.place}: nothing is stored of {column.task}, {column.metric}; evaluate again")
+    truth, run = _READERS[column.task](record, column)
+    drawn = run.drawn[~np.isnan(run.drawn)]
+    return truth, run._replace(drawn=np.where(np.isnan(run.drawn), drawn.mean() if len(drawn) else np.nan, run.drawn))
+
+
 def _named(record: Record, name: str, what: str) -> Path:
     """A file that a result names."""
     file = record.result.details.get(name)
@@ -238,11 +250,26 @@ def _read_predictions(record: Record, column: Column) -> tuple[Any, _Run]:
     content = read_archive(_named(record, "predictions", "predictions"), "predictions", "evaluate again")
     try:
         labels = content["labels"]
+        answers = content["scores" if column.metric == "map_11point" else "predicted"]
+        _check_predictions(record, labels, answers, 2 if column.metric == "map_11point" else 1)
         if column.metric == "map_11point":
-            return labels, _ranking(record, labels, content["scores"])
-        return labels, _classes(column.metric, labels, content["predicted"])
+            return labels, _ranking(record, labels, answers)
+        return labels, _classes(column.metric, labels, answers)
     except KeyError as error:
         raise InputError(f"{record.place}: its predictions lack {error}; evaluate again") from error
+
+
+def _check_predictions(
+    record: Record, labels: npt.NDArray[Any], answers: npt.NDArray[Any], num_dimensions: int
+) -> None:
+    """Refuse arrays that are no predictions of the images of a line."""
+    right = labels.dtype.kind in "iu" and answers.dtype.kind in ("f" if num_dimensions == 2 else "iu")
+    right = right and labels.shape == answers.shape and labels.ndim == num_dimensions
+    if not right or len(labels) != record.result.num_examples or labels.min() < 1 - num_dimensions:
+        raise InputError(
+            f"{record.place}: expected predictions of {record.result.num_examples} images, got labels "
+            f"{labels.dtype} {labels.shape} and answers {answers.dtype} {answers.shape}; evaluate again"
+        )
 
 
 def _classes(metric: str, labels: npt.NDArray[np.integer], predicted: npt.NDArray[np.integer]) -> _Run:
@@ -269,7 +296,7 @@ def _mean_per_class(counts: Floats, labels: npt.NDArray[np.integer], right: Floa
 
 
 def _ranking(record: Record, labels: npt.NDArray[np.integer], scores: npt.NDArray[np.floating]) -> _Run:
-    curve = bool(record.result.details.get("settings", {}).get("reference_curve", False))
+    curve = bool((record.result.details.get("settings") or {}).get("reference_curve", False))
     value = partial(metrics.mean_average_precision, metrics.rank(labels, scores), reference_curve=curve)
     drawn = [value(row.astype(np.int64)) for counts in _draws(len(labels)) for row in counts]
     return _Run(value(None), np.array(drawn))
@@ -288,7 +315,8 @@ def _draws(num_images: int) -> Iterator[Floats]:
 def _read_matches(record: Record, column: Column) -> tuple[Any, _Run]:
     matches = Matches.load(_named(record, "matches", "matches of detections"))
     drawn = matches.resampled(_RESAMPLES, _SEED)[column.metric]
-    return matches.sought_class, _Run(matches.values()[column.metric], drawn)
+    truth = np.concatenate([[matches.num_images], matches.sought_image, matches.sought_class])
+    return truth, _Run(matches.values()[column.metric], drawn)
 
 
 def _read_confusions(record: Record, column: Column) -> tuple[Any, _Run]:
@@ -297,6 +325,11 @@ def _read_confusions(record: Record, column: Column) -> tuple[Any, _Run]:
     return confusions, _Run(confusions.values()[column.metric], drawn)
 
 
+_STORED = {
+    **dict.fromkeys(("linear", "knn", "probe"), ("accuracy", "mean_per_class", "map_11point")),
+    "detection": ("AP",),
+    "segmentation": ("mIoU",),
+}
 _READERS: dict[str, Callable[[Record, Column], tuple[Any, _Run]]] = {
     **dict.fromkeys(("linear", "knn", "probe"), _read_predictions),
     "detection": _read_matches,

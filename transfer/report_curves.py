@@ -67,26 +67,32 @@ def read_curves(places: Sequence[Path]) -> tuple[list[Curves], list[str]]:
             continue
         try:
             config = yaml.safe_load((path.parent / CONFIG).read_text(encoding="utf-8"))
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_bytes().splitlines()
             read = Curves(path.parent, config, method_name(config), tuple(_whole(lines)))
-            _ = read.setting
+            if not all(isinstance(each, str | int) for each in read.setting):
+                raise TypeError(f"settings {read.setting}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
             told.append(f"{path.parent}: expected a pretraining run, got {printable(repr(error))}; it has no curve")
             continue
-        if twin := next((each.folder for each in found if each.config == config), None):
-            told.append(f"{path.parent} is the same pretraining run as {twin}, whose curves are shown")
-            continue
         if broken := len(lines) - len(read.lines):
             told.append(f"{path}: {broken} of {len(lines)} lines are cut off or damaged; the curves lack them")
-        found.append(read)
+        twin = next((each for each in found if each.config == config), None)
+        if twin is None:
+            found.append(read)
+            continue
+        kept, other = (read, twin) if len(read.lines) > len(twin.lines) else (twin, read)
+        found[found.index(twin)] = kept
+        told.append(f"{other.folder} is the same pretraining run as {kept.folder}, whose curves are shown")
     return found, told
 
 
-def _whole(lines: Sequence[str]) -> Iterator[dict[str, float]]:
+def _whole(lines: Sequence[bytes]) -> Iterator[dict[str, float]]:
     for line in lines:
         try:
             content = json.loads(line)
         except ValueError:
             continue
-        if isinstance(content, dict) and all(isinstance(each, int | float | None) for each in content.values()):
+        if not isinstance(content, dict) or None in (content.get("step"), content.get("epoch")):
+            continue
+        if all(isinstance(each, int | float | None) for each in content.values()):
             yield content

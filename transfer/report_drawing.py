@@ -58,6 +58,11 @@ def saved(name: str, caption: str, figure: Figure) -> Drawn:
     return Drawn(name, caption, **content)
 
 
+def plain(text: str) -> str:
+    """Text that is no formula, for labels of a legend."""
+    return text.replace("$", r"\$")
+
+
 def look_of(index: int) -> dict[str, Any]:
     """Of a line by its place: colour, dashes and marker all differ."""
     marker = MARKERS[index % len(MARKERS)]

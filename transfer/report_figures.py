@@ -16,7 +16,18 @@ from converters.errors import InputError, printable
 from transfer.archives import read_archive
 from transfer.logistic import WEIGHT_DECAYS
 from transfer.report_curves import Curves
-from transfer.report_drawing import COLOURS, MARKERS, STYLE, Drawn, legend_of, look_of, panels_of, saved, with_left_out
+from transfer.report_drawing import (
+    COLOURS,
+    MARKERS,
+    STYLE,
+    Drawn,
+    legend_of,
+    look_of,
+    panels_of,
+    plain,
+    saved,
+    with_left_out,
+)
 from transfer.report_ranks import draw_ranks
 from transfer.report_rows import Column, Row
 from transfer.segmentation_files import PREDICTIONS, SHOWN
@@ -75,13 +86,15 @@ def _accuracy(curves: Sequence[Curves], *, predictor: bool) -> Drawn | str:
         for index, (method, runs) in enumerate(list(methods.items())[:_MOST_LINES]):
             _mean_line(axes, [each.points("knn", "epoch") for each in runs], 100, method, look_of(index))
         objective, arch, dataset, epochs, batch = setting
-        axes.set(title=f"{objective}, {arch}, {dataset}, {epochs} epochs, batch {batch}")
+        axes.set_title(f"{objective}, {arch}, {dataset}, {epochs} epochs, batch {batch}", parse_math=False)
         axes.set(xlabel="epoch", ylabel="k-NN accuracy, per cent")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_of(figure, panels)
     caption = (
         f"{title}, by the monitor of pretraining; a line is the mean over seeds, a band from the lowest to the highest"
     )
+    most = max(map(len, groups.values()))
+    caption = with_left_out(caption, most, _MOST_LINES, "methods").removesuffix(".")
     return saved(name, with_left_out(caption, len(groups), _MOST_PANELS, "settings"), figure)
 
 
@@ -95,7 +108,7 @@ def _mean_line(
     places = sorted(values)
     means = [float(np.mean(values[each])) for each in places]
     seeds = f" (n = {len(runs)})" if len(runs) > 1 else ""
-    axes.plot(places, means, label=label + seeds, markevery=max(1, len(places) // 8), **look)
+    axes.plot(places, means, label=plain(label) + seeds, markevery=max(1, len(places) // 8), **look)
     if len(runs) > 1:
         lows, highs = [min(values[each]) for each in places], [max(values[each]) for each in places]
         axes.fill_between(places, lows, highs, color=look["color"], alpha=0.15, linewidth=0)
@@ -136,15 +149,16 @@ def _paths(rows: Sequence[Row]) -> Drawn | str:
         for column, sample in row.samples.items():
             details = sample.records[0].result.details
             scores = details.get("validation_scores")
-            if column.metric != "calibration_error" and isinstance(scores, list) and len(scores) == len(WEIGHT_DECAYS):
-                groups[column].append((place, row.title, scores, details["weight_decay"]))
+            chosen: Any = details.get("weight_decay")
+            if column.metric != "calibration_error" and scores and _is_path(scores, chosen):
+                groups[column].append((place, row.title, scores, chosen))
     if not groups:
         return f"{title}: there is no result of logistic regression."
     figure, panels = panels_of(min(len(groups), _MOST_PANELS), 2.6)
     for axes, (column, lines) in zip(panels, groups.items(), strict=False):
         for place, label, scores, chosen in lines[:_MOST_LINES]:
             look = look_of(place)  # the same in all panels
-            axes.plot(WEIGHT_DECAYS, [100 * score for score in scores], label=label, **{**look, "marker": None})
+            axes.plot(WEIGHT_DECAYS, [100 * score for score in scores], label=plain(label), **{**look, "marker": None})
             best = int(np.argmin(np.abs(np.log(WEIGHT_DECAYS) - np.log(chosen))))
             axes.plot([WEIGHT_DECAYS[best]], [100 * scores[best]], **{**look, "linestyle": "none"})
         axes.set(title=f"{column.dataset}, {column.protocol}", xscale="log")
@@ -153,7 +167,15 @@ def _paths(rows: Sequence[Row]) -> Drawn | str:
     caption = (
         f"{title}: validation score of every weight decay; the marker is the chosen one; of several seeds the first"
     )
+    most = max(map(len, groups.values()))
+    caption = with_left_out(caption, most, _MOST_LINES, "methods").removesuffix(".")
     return saved("figure-path", with_left_out(caption, len(groups), _MOST_PANELS, "columns"), figure)
+
+
+def _is_path(scores: Any, chosen: Any) -> bool:
+    """Whether details hold a score of every weight decay, and the chosen one."""
+    numbers = isinstance(scores, list) and all(isinstance(each, int | float) for each in (*scores, chosen))
+    return numbers and len(scores) == len(WEIGHT_DECAYS) and chosen > 0
 
 
 def _embedding(rows: Sequence[Row]) -> Drawn | str:
@@ -178,19 +200,36 @@ def _embedding(rows: Sequence[Row]) -> Drawn | str:
     dataset, subjects = max(groups.items(), key=lambda item: len(item[1]))
     shown = subjects[:_TSNE_PANELS]
     figure, panels = panels_of(len(shown), 2.7)
+    numbers = []
     for axes, (label, features, predictions) in zip(panels, shown, strict=True):
-        labels = read_archive(predictions, "predictions of transfer/linear.py", "evaluate again")["labels"]
-        _embed(axes, np.load(features, mmap_mode="r"), labels)
-        axes.set(title=label, xticks=[], yticks=[])
+        try:
+            numbers.append(_embed(axes, *_read_features(features, predictions)))
+        except InputError as error:
+            return f"{title}: {printable(str(error))}."
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(label, parse_math=False)
     panels[0].legend(fontsize=6, title="class", ncols=2, handletextpad=0.1, columnspacing=0.5)
     caption = (
-        f"{title} of {dataset.split()[0]}, coloured by class, of {_TSNE_IMAGES} images (scikit-learn, perplexity 30); "
+        f"{title} of {dataset.split()[0]}, coloured by class, of {max(numbers)} images (scikit-learn, perplexity 30); "
         "distances between groups mean nothing"
     )
     return saved("figure-6", with_left_out(caption, len(subjects), _TSNE_PANELS, "methods"), figure)
 
 
-def _embed(axes: Axes, features: npt.NDArray[np.float32], labels: npt.NDArray[np.integer]) -> None:
+def _read_features(features: Path, predictions: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.integer]]:
+    labels = read_archive(predictions, "predictions of transfer/linear.py", "evaluate again")["labels"]
+    try:
+        read = np.load(features, mmap_mode="r")
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise InputError(f"{features} is damaged ({printable(str(error))}); evaluate again") from error
+    if read.ndim != 2 or len(read) != len(labels) or not np.isfinite(read).all():
+        raise InputError(f"{features}: expected finite features of {len(labels)} images, got {read.shape}")
+    if min(read.shape) < 2 or not np.ptp(read, axis=0).any():
+        raise InputError(f"{features}: expected features that differ, of two images and two dimensions or more")
+    return read, labels
+
+
+def _embed(axes: Axes, features: npt.NDArray[np.float32], labels: npt.NDArray[np.integer]) -> int:
     shown = np.flatnonzero(labels < _TSNE_CLASSES)
     chosen = np.sort(np.random.default_rng(0).permutation(shown)[:_TSNE_IMAGES])
     perplexity = min(30, max(1, (len(chosen) - 1) // 3))  # scikit-learn wants fewer than the images
@@ -199,6 +238,7 @@ def _embed(axes: Axes, features: npt.NDArray[np.float32], labels: npt.NDArray[np
         of_class = points[labels[chosen] == label]
         colour, marker = COLOURS[label % len(COLOURS)], MARKERS[label % len(MARKERS)]
         axes.scatter(of_class[:, 0], of_class[:, 1], s=7, linewidths=0.6, label=str(label), color=colour, marker=marker)
+    return len(chosen)
 
 
 def _scenes(rows: Sequence[Row], scratch: Path) -> Drawn | str:
@@ -206,6 +246,7 @@ def _scenes(rows: Sequence[Row], scratch: Path) -> Drawn | str:
     title = "Figure 7: predictions on validation scenes"
     groups: dict[Any, dict[str, Path]] = defaultdict(dict)
     first: dict[Any, Shown] = {}
+    damaged = list[str]()
     for row in rows:
         for column, sample in row.samples.items():
             record = sample.records[0]
@@ -213,12 +254,16 @@ def _scenes(rows: Sequence[Row], scratch: Path) -> Drawn | str:
             folder = record.path.parent
             if column.metric != "mIoU" or not (folder / SHOWN).is_file() or not (folder / below / PREDICTIONS).is_dir():
                 continue
-            shown = Shown.read(folder / SHOWN)
+            try:
+                shown = Shown.read(folder / SHOWN)
+            except InputError as error:
+                damaged.append(printable(str(error)))
+                continue
             key = column, shown.names, shown.classes
             first.setdefault(key, shown)
             groups[key][row.title] = folder / below / PREDICTIONS
     if not groups:
-        return f"{title}: there is no folder of a segmentation run with its pictures."
+        return f"{title}: {damaged[0] if damaged else 'there is no folder of a segmentation run with its pictures'}."
     key, columns = max(groups.items(), key=lambda item: len(item[1]))
     chosen = dict(list(columns.items())[:_MOST_SEGMENTORS])
     shown = first[key].first(_MOST_SCENES)

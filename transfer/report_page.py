@@ -14,6 +14,7 @@ from transfer.report_formats import Grid, published_grid
 from transfer.report_provenance import Provenance
 from transfer.report_published import Beside
 
+_MARK = b'<meta name="generator" content="gsg-transfer report">'
 _TEMPLATE = Path(__file__).with_suffix(".html")
 
 
@@ -42,6 +43,14 @@ class Content:
     besides: tuple[Beside, ...]
     provenance: Provenance
     files: tuple[str, ...]
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a page of this project; other tools call theirs likewise."""
+    try:
+        return _MARK in path.read_bytes()[:2000]
+    except OSError:
+        return False
 
 
 def render(content: Content) -> str:

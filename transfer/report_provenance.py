@@ -109,8 +109,9 @@ def _command(details: Mapping[str, Any]) -> str:
     if not isinstance(command, str):
         return "not recorded: written by an earlier version"
     processes = details.get("processes", 1)
-    if isinstance(processes, int) and processes > 1 and command.startswith("python ") and "--num-gpus" not in command:
-        return f"torchrun --nproc-per-node {processes} {command.removeprefix('python ')}"
+    if isinstance(processes, int) and processes > 1 and "--num-gpus" not in command:
+        program = command.removeprefix("python ") if command.startswith("python ") else f"--no-python {command}"
+        return f"torchrun --nproc-per-node {processes} {program}"
     return command
 
 

@@ -30,6 +30,9 @@ def ranked(rows: Sequence[Row]) -> tuple[list[str], npt.NDArray[np.float64], lis
     columns = max(by_protocol.values(), key=len)
     most = max(len(each) for each in columns.values())
     chosen = {column: scores for column, scores in columns.items() if len(scores) * 2 > most}
+    # a data set counts once: of its splits the one that most methods have
+    kept = {column.dataset: column for column in sorted(chosen, key=lambda column: len(chosen[column]))}
+    chosen = {column: scores for column, scores in chosen.items() if kept[column.dataset] == column}
     titles = [row.title for row in rows if all(row.title in scores for scores in chosen.values())]
     scores = np.array([[each[title] for title in titles] for each in chosen.values()])
     return titles, scores, list(chosen)
@@ -52,6 +55,9 @@ def draw_ranks(rows: Sequence[Row]) -> Drawn | str:
         "Methods that a bar joins do not differ "
         f"(Nemenyi's test, 5 %, critical difference {critical:.2f}; Demsar 2006)."
     )
+    lacking = sum(any(column.task == "linear" for column in row.samples) for row in rows) - len(titles)
+    if lacking:
+        caption += f" {lacking} {'method is' if lacking == 1 else 'methods are'} left out, for lack of one of them."
     return saved("figure-ranks", caption, figure)
 
 

@@ -147,7 +147,7 @@ def _ordered(places: Iterable[Place]) -> list[Place]:
         metric = _DENSE_METRICS.index(column.metric) if column.metric in _DENSE_METRICS else -1
         kind = list(_KINDS).index(column.task) if column.task in _KINDS else len(_KINDS)
         ours = column.protocol, column.protocol_hash, metric, list(METRICS).index(column.metric)
-        return known, column.dataset, kind, *ours, place.batch_size or 0, column.data
+        return known, column.dataset, kind, *ours, place.batch_size or 0, column.data, column.split, column.num_examples
 
     return sorted(places, key=key)
 

@@ -33,6 +33,15 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
+# by which runs are told apart
+_DETAILS: dict[str, type | tuple[type, ...]] = {
+    "run_seed": (int, NoneType),
+    "reading": (str, NoneType),
+    "source": (dict, NoneType),
+    "settings": (dict, NoneType),
+}
+
+
 @dataclass(frozen=True)
 class Result:
     """A measured number with all that is needed to compare it, or to refuse to.
@@ -128,21 +137,20 @@ def read_lines(path: Path) -> Iterator[tuple[int, Result | str]]:
     if not path.is_file():
         raise InputError(f"results {path} not found; expected a results.jsonl of this project")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no results.jsonl ({error}); choose another --output") from error
+        lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; allow it, or name other folders") from error
     if not lines[-1]:
         lines.pop()
     for number, line in enumerate(lines, start=1):
         try:
-            yield number, _parse(line)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            yield number, f"{path}, line {number}: {_problem(line, error)}, got {printable(line, 80)!r}"
+            yield number, _parse(line.decode())
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            shown = printable(line[:1000].decode(errors="replace"), 80)
+            yield number, f"{path}, line {number}: {_problem(error)}, got {shown!r}"
 
 
-def _problem(line: str, error: Exception) -> str:
+def _problem(error: Exception) -> str:
     """Why a line is no result, in words."""
     if isinstance(error, _UnusableError):
         return str(error)
@@ -155,6 +163,8 @@ class _UnusableError(ValueError):
 
 def _parse(line: str) -> Result:
     record = json.loads(line)
+    if "\\ud" in line.lower():
+        json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     writer = record["versions"].get("gsg-transfer", __version__)
     if version_numbers(writer) > version_numbers(__version__):
         raise _UnusableError(
@@ -162,6 +172,12 @@ def _parse(line: str) -> Result:
         )
     for name, kinds in _KINDS.items():
         if not isinstance(record[name], kinds):
+            raise TypeError(f"{name} is something else")
+    for name, kinds in _DETAILS.items():
+        if not isinstance(record["details"].get(name), kinds):
+            raise TypeError(f"{name} is something else")
+    for name in ("recipe", "batch_size"):
+        if not isinstance((record["details"].get("source") or {}).get(name), str | int | None):
             raise TypeError(f"{name} is something else")
     low, high = record["interval"]
     result = Result(**{**record, "interval": (float(low), float(high))})
