@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -71,12 +72,12 @@ def again(finished: tuple[Path, str], run: "Run") -> Path:
 
 
 @pytest.fixture
-def run(excerpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(excerpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_pictures: None) -> Run:
     """The command in an empty folder beside the excerpt."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
     shutil.copytree(excerpt / "data", tmp_path / "data")
-    shutil.copy(excerpt / "checkpoint.safetensors", tmp_path)
+    (tmp_path / "checkpoint.safetensors").hardlink_to(excerpt / "checkpoint.safetensors")  # 45 MB, never changed
 
     def command(*arguments: str, options: tuple[str, ...] = ()) -> int:
         checkpoint = () if "--ckpt" in arguments else ("--ckpt", "checkpoint.safetensors")
@@ -85,6 +86,14 @@ def run(excerpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         return main()
 
     return command
+
+
+@pytest.fixture
+def few(run: Run) -> None:
+    """Validation by three images: two processes still have unequal shares of them."""
+    for path in Path("data").glob("ADEChallengeData2016/*/validation/*"):
+        if int(path.stem[-8:]) > 3:
+            path.unlink()
 
 
 def _results(output: str | Path = OUTPUT) -> list[Result]:
@@ -155,10 +164,11 @@ def test_run_leaves_classes_predictions_pictures_and_curves(finished: tuple[Path
 
 
 def test_everything_trains_by_the_protocol_and_only_the_heads_on_a_frozen_backbone(run: Run, again: Path) -> None:
-    assert run(*ADE, "--protocol", "frozen", "--output", "frozen") == 0
-    for output, trains in ((again, True), (Path("frozen"), False)):
+    short = ("train_cfg.max_iters=2", "param_scheduler.0.end=2")
+    assert run(*ADE, "--protocol", "frozen", "--output", "frozen", options=short) == 0
+    for output, iterations, trains in ((again, 6, True), (Path("frozen"), 2, False)):
         before = torch.load(output / "backbone.pth", weights_only=True)["state_dict"]
-        after = _final(output)
+        after = _final(output, iterations)
         assert len(before) == 120
         assert {torch.equal(before[name], after[name]) for name in before} == {not trains}
 
@@ -168,6 +178,14 @@ def _start(folder: Path, output: str, *options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*command, "--cfg-options", *SMALL, *options], cwd=folder, stdout=subprocess.DEVNULL)
 
 
+def _kill_at_its_first_state(process: subprocess.Popen[bytes], output: Path) -> int:
+    while process.poll() is None and not (output / "last_checkpoint").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    return process.wait()
+
+
+@pytest.mark.usefixtures("few")
 def test_killed_run_that_is_resumed_ends_where_an_unbroken_one_does(run: Run, tmp_path: Path) -> None:
     """Killed by the system when its first state is there; weights, numbers and metrics are the unbroken run's.
 
@@ -175,13 +193,13 @@ def test_killed_run_that_is_resumed_ends_where_an_unbroken_one_does(run: Run, tm
     """
     options = ("train_cfg.max_iters=24", "param_scheduler.0.end=24", "model.decode_head.dropout_ratio=0.1")
     process = _start(tmp_path, "broken", *options)
-    while process.poll() is None and not (tmp_path / "broken" / "last_checkpoint").exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    options += ("default_hooks.checkpoint.interval=24",)  # no more states than are looked at
+    with ThreadPoolExecutor() as beside:  # the unbroken run, while the other one comes to its end
+        killed = beside.submit(_kill_at_its_first_state, process, tmp_path / "broken")
+        assert run(*ADE, "--output", "whole", options=options) == 0
+        assert killed.result() == -signal.SIGKILL
     assert not (tmp_path / "broken" / "iter_24.pth").exists()
     assert run(*ADE, "--output", "broken", "--resume", options=options) == 0
-    assert run(*ADE, "--output", "whole", options=options) == 0
     assert _equal(_final("broken", 24), _final("whole", 24))
     broken, whole = _results("broken"), _results("whole")
     assert [(result.metric, result.value) for result in broken] == [(result.metric, result.value) for result in whole]
@@ -194,6 +212,7 @@ def test_killed_run_that_is_resumed_ends_where_an_unbroken_one_does(run: Run, tm
     assert [line["iteration"] for line in lines[0]] == [19, 23]
 
 
+@pytest.mark.usefixtures("few")
 def test_heads_start_alike_whatever_stands_below_them(run: Run) -> None:
     """A certificate, which a control has none of, draws random numbers; a rate of 0 leaves the first weights."""
     still = ("optim_wrapper.optimizer.lr=0.0", "train_cfg.max_iters=1", "param_scheduler.0.end=1")
@@ -231,6 +250,10 @@ def test_segmentor_learns_the_sample_which_an_untrained_one_does_not_know(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A part of the sample's iterations, by its own protocol: what all of them reach stands in the README."""
+    sizes = sample_data.sample_root.__kwdefaults__
+    assert sizes == {"num_train": sample_data.NUM_TRAIN, "num_test": sample_data.NUM_TEST}
+    monkeypatch.setitem(sizes, "num_train", 320)  # each is shown once
+    monkeypatch.setitem(sizes, "num_test", 80)
     options = ["train_cfg.max_iters=40", "param_scheduler.0.end=40"]
     arguments = ["--ckpt", "checkpoint.safetensors", "--device", "cpu", "--output", "out"]
     monkeypatch.setattr(sys, "argv", ["segmentation.py", *arguments, "--cfg-options", *options])
@@ -240,7 +263,7 @@ def test_segmentor_learns_the_sample_which_an_untrained_one_does_not_know(
     assert "ADE20K NOT FOUND in data/: the SAMPLE SCENES in its place" in printed
     assert "it says nothing about any other data" in printed
     [miou, *_] = _results("out")
-    assert (miou.dataset, miou.num_examples) == ("sample", sample_data.NUM_TEST)
+    assert (miou.dataset, miou.num_examples) == ("sample", 80)
     assert miou.interval[0] > miou.details["majority"]
 
 
@@ -276,17 +299,20 @@ LIKE_MMSEG = tuple(each for each in SMALL if "pipeline" not in each)
 SHORT = (*ADE, "--protocol", "short", "--batch-size", "2")
 
 
+@pytest.mark.usefixtures("few")
 def test_two_processes_train_one_segmentor_and_share_the_validation(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = [*SHORT, "--ckpt", "checkpoint.safetensors"]
     options = ["--cfg-options", *LIKE_MMSEG, *EQUAL]
-    done = _two_processes(tmp_path, *arguments, "--output", "two", *options)
+    monkeypatch.setattr(sys, "argv", ["segmentation.py", *arguments, "--output", "one", *options])
+    with ThreadPoolExecutor() as beside:
+        running = beside.submit(_two_processes, tmp_path, *arguments, "--output", "two", *options)
+        assert main() == 0
+        done = running.result()
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("per cent [95 % interval") == 1
     assert "6 iterations of 2 images on 2 cpu process(es)" in done.stdout
-    monkeypatch.setattr(sys, "argv", ["segmentation.py", *arguments, "--output", "one", *options])
-    assert main() == 0
     one, two = _final("one"), _final("two")
     assert one.keys() == two.keys()
     assert max(float((one[name].float() - two[name].float()).abs().max()) for name in one) < 1e-5
