@@ -1,3 +1,4 @@
+import gc
 import os
 
 import pytest
@@ -5,6 +6,12 @@ import pytest
 # The tests' tensors are tiny: a second thread would only wait for the first, and long on a busy machine. Set before
 # torch is imported; processes that a test starts inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what all modules have imported, which stays: it walked through it at every collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
