@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,18 +251,24 @@ def _start(folder: Path, output: str, *arguments: str, opts: tuple[str, ...] = (
     return subprocess.Popen([*command, "--opts", *SMALL, *opts], cwd=folder, stdout=subprocess.DEVNULL)
 
 
+def _kill_at_its_first_state(process: subprocess.Popen[bytes], output: Path) -> int:
+    while process.poll() is None and not (output / "last_checkpoint").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    return process.wait()
+
+
 def test_killed_run_that_is_resumed_ends_where_an_unbroken_one_does(run: Run, tmp_path: Path) -> None:
     """Killed by the system when its first state is there; weights, numbers and metrics are the unbroken run's."""
     opts = ("SOLVER.MAX_ITER", "24", "SOLVER.STEPS", "(16,)")
     process = _start(tmp_path, "broken", opts=opts)
-    while process.poll() is None and not (tmp_path / "broken" / "last_checkpoint").exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (tmp_path / "broken" / "model_final.pth").exists()
     opts += ("SOLVER.CHECKPOINT_PERIOD", "24")  # no more states than are looked at
+    with ThreadPoolExecutor() as beside:  # the unbroken run, while the other one comes to its end
+        killed = beside.submit(_kill_at_its_first_state, process, tmp_path / "broken")
+        assert run(*VOC, "--output", "whole", opts=opts) == 0
+        assert killed.result() == -signal.SIGKILL
+    assert not (tmp_path / "broken" / "model_final.pth").exists()
     assert run(*VOC, "--output", "broken", "--resume", opts=opts) == 0
-    assert run(*VOC, "--output", "whole", opts=opts) == 0
     assert _equal(_final("broken"), _final("whole"))
     broken, whole = _results("broken"), _results("whole")
     assert [(result.metric, result.value) for result in broken] == [(result.metric, result.value) for result in whole]
