@@ -5,6 +5,7 @@ and queues are smaller than there: they are left out anyway.
 """
 
 import argparse
+import copy
 import functools
 import itertools
 import pickle
@@ -59,13 +60,19 @@ def filled(module: nn.Module, seed: int) -> nn.Module:
     return module
 
 
+@functools.cache
+def _pattern(kind: str) -> ResNet:
+    with torch.device("meta"):
+        network: ResNet = torchvision.models.get_model(kind)
+    return network
+
+
 def resnet(kind: str = "resnet18", *, small_stem: bool = False) -> ResNet:
     """A network of torchvision, without the time that drawing its first weights takes."""
-    with torch.device("meta"):
-        network = torchvision.models.get_model(kind)
-        if small_stem:
-            network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-            network.maxpool = nn.Identity()
+    network = copy.deepcopy(_pattern(kind))
+    if small_stem:
+        network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        network.maxpool = nn.Identity()
     return network.to_empty(device="cpu")
 
 
