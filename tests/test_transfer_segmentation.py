@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,29 @@ SMALL = (
 ADE = ("--dataset", "ade20k", "--excerpt", "--data-root", "data", "--device", "cpu")
 OUTPUT = Path("runs/segmentation/ade20k-csail")
 
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(COMMAND))
+
 Run = Callable[..., int]
+
+
+def _begin_two_processes(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """By torchrun, beside what the test does meanwhile."""
+    return subprocess.Popen(
+        [sys.executable, *TORCHRUN, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "300"},
+    )
+
+
+@dataclass(frozen=True)
+class Mistaken:
+    """A wrong call of two processes, and its folder."""
+
+    folder: Path
+    running: subprocess.Popen[str]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +77,17 @@ def excerpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(excerpt: Path) -> tuple[Path, str]:
+def mistaken(excerpt: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mistaken]:
+    """A wrong call of two processes, which begins beside the first run, since that needs one core."""
+    folder = tmp_path_factory.mktemp("mistaken")
+    (folder / "data").symlink_to(excerpt / "data")
+    options = ("--ckpt", str(excerpt / "checkpoint.safetensors"), "--batch-size", "3", "--cfg-options", *SMALL)
+    with _begin_two_processes(folder, *ADE, *options) as running:
+        yield Mistaken(folder, running)
+
+
+@pytest.fixture(scope="module")
+def finished(excerpt: Path, mistaken: Mistaken) -> tuple[Path, str]:
     """The folder of a run by the papers' protocol, and what it said; not to be changed."""
     command = [sys.executable, str(COMMAND), *ADE, "--ckpt", "checkpoint.safetensors", "--cfg-options", *SMALL]
     done = subprocess.run(
@@ -267,21 +300,6 @@ def test_segmentor_learns_the_sample_which_an_untrained_one_does_not_know(
     assert miou.interval[0] > miou.details["majority"]
 
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(COMMAND))
-
-
-def _two_processes(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *TORCHRUN, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env={**os.environ, "COLUMNS": "300"},
-    )
-
-
 TEST_SCALE = "test_dataloader.dataset.pipeline.1.scale=(96,64)"
 
 # what makes two processes compute what one does: GroupNorm or frozen norms, a loss over all pixels of equal crops
@@ -306,13 +324,12 @@ def test_two_processes_train_one_segmentor_and_share_the_validation(
     arguments = [*SHORT, "--ckpt", "checkpoint.safetensors"]
     options = ["--cfg-options", *LIKE_MMSEG, *EQUAL]
     monkeypatch.setattr(sys, "argv", ["segmentation.py", *arguments, "--output", "one", *options])
-    with ThreadPoolExecutor() as beside:
-        running = beside.submit(_two_processes, tmp_path, *arguments, "--output", "two", *options)
+    with _begin_two_processes(tmp_path, *arguments, "--output", "two", *options) as running:
         assert main() == 0
-        done = running.result()
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("per cent [95 % interval") == 1
-    assert "6 iterations of 2 images on 2 cpu process(es)" in done.stdout
+        printed, errors = running.communicate(timeout=300)
+    assert running.returncode == 0, errors
+    assert printed.count("per cent [95 % interval") == 1
+    assert "6 iterations of 2 images on 2 cpu process(es)" in printed
     one, two = _final("one"), _final("two")
     assert one.keys() == two.keys()
     assert max(float((one[name].float() - two[name].float()).abs().max()) for name in one) < 1e-5
@@ -337,12 +354,11 @@ def test_two_processes_train_one_segmentor_and_share_the_validation(
     assert _results("two")[-1].details["confusions"] != "confusions.npz"
 
 
-def test_mistake_in_two_processes_is_told_once(run: Run, tmp_path: Path) -> None:
-    options = ("--ckpt", "checkpoint.safetensors", "--batch-size", "3", "--cfg-options", *SMALL)
-    done = _two_processes(tmp_path, *ADE, *options)
-    assert done.returncode != 0
-    assert done.stderr.count("error: expected a batch that 2 processes can share, got 3") == 1
-    assert not (tmp_path / "runs").exists()
+def test_mistake_in_two_processes_is_told_once(mistaken: Mistaken) -> None:
+    _, errors = mistaken.running.communicate(timeout=300)
+    assert mistaken.running.returncode != 0
+    assert errors.count("error: expected a batch that 2 processes can share, got 3") == 1
+    assert not (mistaken.folder / "runs").exists()
 
 
 def test_dry_run_proves_and_leaves_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
