@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -103,6 +103,49 @@ def run(excerpts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_p
 
 
 @dataclass(frozen=True)
+class Two:
+    """A run in two processes of torchrun, and what it printed."""
+
+    output: Path
+    printed: str
+
+
+@dataclass(frozen=True)
+class TwoBegun:
+    """The same run while it is going on."""
+
+    output: Path
+    running: subprocess.Popen[str]
+
+
+@pytest.fixture(scope="module")
+def two_begun(excerpts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoBegun]:
+    """That run, which begins beside the first one, since this needs one core."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "data").symlink_to(excerpts / "data")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(COMMAND)]
+    output = folder / "two"
+    arguments = [*VOC, "--ckpt", str(excerpts / "checkpoint.safetensors"), "--output", "two", "--opts", *SMALL]
+    with subprocess.Popen(
+        [*launcher, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "300"},
+    ) as running:
+        yield TwoBegun(output, running)
+
+
+@pytest.fixture(scope="module")
+def two(two_begun: TwoBegun) -> Two:
+    """One such run for all who go on from there in a copy."""
+    printed, errors = two_begun.running.communicate(timeout=300)
+    assert two_begun.running.returncode == 0, errors
+    return Two(two_begun.output, printed)
+
+
+@dataclass(frozen=True)
 class Published:
     """A run of the protocol that was published for VOC: its output and what it printed."""
 
@@ -115,7 +158,7 @@ class Published:
 
 
 @pytest.fixture(scope="module")
-def published(excerpts: Path, tmp_path_factory: pytest.TempPathFactory) -> Published:
+def published(excerpts: Path, two_begun: TwoBegun, tmp_path_factory: pytest.TempPathFactory) -> Published:
     """One run for all who look at what it left, or go on from there in a copy."""
     folder, printed = tmp_path_factory.mktemp("published"), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
@@ -325,34 +368,6 @@ def test_control_needs_no_certificate_and_is_named(run: Run) -> None:
         None,
         3,
     )
-
-
-@dataclass(frozen=True)
-class Two:
-    """A run in two processes of torchrun, and what it printed."""
-
-    output: Path
-    printed: str
-
-
-@pytest.fixture(scope="module")
-def two(excerpts: Path, tmp_path_factory: pytest.TempPathFactory) -> Two:
-    """One such run for all who go on from there in a copy."""
-    folder = tmp_path_factory.mktemp("two")
-    shutil.copytree(excerpts / "data", folder / "data")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(COMMAND)]
-    arguments = [*VOC, "--ckpt", str(excerpts / "checkpoint.safetensors"), "--output", "two", "--opts", *SMALL]
-    done = subprocess.run(
-        [*launcher, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env={**os.environ, "COLUMNS": "300"},
-    )
-    assert done.returncode == 0, done.stderr
-    return Two(folder / "two", done.stdout)
 
 
 @pytest.fixture
