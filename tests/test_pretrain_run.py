@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -166,16 +167,22 @@ def test_killed_run_resumes_to_the_same_bits(pictures: Path, tmp_path: Path, mon
     command = [sys.executable, str(ROOT / "pretrain/run.py"), "--device", "cpu", *arguments("killed", 0)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path)
     metrics = tmp_path / "killed/metrics.jsonl"
-    while not metrics.exists() or metrics.read_text().count("loss") < 3:
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+
+    def kill() -> None:
+        while not metrics.exists() or metrics.read_text().count("loss") < 3:
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    with ThreadPoolExecutor() as beside:  # the unbroken run, while the other one comes to its end
+        killed = beside.submit(kill)
+        assert pretrain(monkeypatch, *arguments("whole", 60)) == 0
+        killed.result()
     assert not (tmp_path / "killed/checkpoint.safetensors").exists() or metrics.read_text().count("loss") < 16
     assert pretrain(monkeypatch, *arguments("killed", 0), "--resume") == 0
-    assert pretrain(monkeypatch, *arguments("whole", 60)) == 0
 
-    killed, whole = (load(tmp_path / name / "checkpoint.safetensors").backbone for name in ("killed", "whole"))
-    assert all(torch.equal(killed[name], whole[name]) for name in whole)
+    resumed, whole = (load(tmp_path / name / "checkpoint.safetensors").backbone for name in ("killed", "whole"))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
     steps = [line.split(",")[0] for line in metrics.read_text().splitlines() if "loss" in line]
     assert len(steps) == len(set(steps)) == 16
