@@ -35,7 +35,7 @@ demo: $(CHECKPOINTS)
 	$(BIN)/python transfer/linear.py --dataset sample digits --pixels --ckpt random:resnet18 $^ --output runs/demo
 	@echo "detector and segmentor on both checkpoints, two trainings at a time, in four to six minutes"
 	@$(MAKE) --no-print-directory --jobs 2 $(TRAININGS:%=%/results.jsonl)
-	$(BIN)/python transfer/report.py runs/demo --compare simsiam-symmetric simsiam-guided --output runs/demo/report
+	$(BIN)/python transfer/report.py runs/demo --compare $$(sha256sum $^ | cut -c 1-12) --output runs/demo/report
 
 runs/demo/simsiam/checkpoint.safetensors: | $(READY)
 	$(BIN)/python pretrain/run.py objective.guidance=symmetric --output $(@D) $(if $(wildcard $(@D)/state.pt),--resume)

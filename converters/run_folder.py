@@ -29,6 +29,20 @@ def lock(folder: Path) -> IO[str]:
     return held
 
 
+# of a configuration: what decides where a run computes, what it watches and how long it lives
+_NO_RECIPE = ("seed", "monitor", "log_every", "save_minutes", "compile", "channels_last")
+
+
+def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a pretraining run's configuration makes other weights than another seed does.
+
+    Args:
+        config: as the run's config.yaml has it; what was found on the machine may be added.
+    """
+    data = {key: value for key, value in config["data"].items() if key not in ("root", "workers")}
+    return {key: value for key, value in config.items() if key not in _NO_RECIPE} | {"data": data}
+
+
 def method_name(config: Mapping[str, Any]) -> str:
     """How checkpoints and results name the method of a pretraining run, e.g. ``simsiam-guided-4views``.
 

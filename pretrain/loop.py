@@ -16,7 +16,7 @@ from converters.checkpoint import Checkpoint, Pixels, Source, save, settings_has
 from converters.distributed import Ranks, mean_over_ranks
 from converters.errors import InputError
 from converters.randomness import generator
-from converters.run_folder import method_name
+from converters.run_folder import method_name, recipe_of
 from pretrain.config import Config, as_dict
 from pretrain.data import Loader
 from pretrain.metrics import Averages, MetricsLog
@@ -24,9 +24,6 @@ from pretrain.monitor import CollapseWatch, KnnMonitor, effective_rank, spread
 from pretrain.objectives import Objective
 from pretrain.optim import build_optimizer, set_lr
 from pretrain.state import RunFolder, State, save_state
-
-# of a configuration and what it means: what decides where a run computes, what it watches and how long it lives
-_NO_RECIPE = ("seed", "data", "monitor", "log_every", "save_minutes", "compile", "channels_last")
 
 
 class CollapseError(Exception):
@@ -61,12 +58,6 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """All that decides what the run computes: the configuration, and what it was found to mean here."""
         return {**as_dict(self.config), "num_images": self.loader.num_images, "processes": self.ranks.world_size}
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """What of it makes other runs than another seed does."""
-        data = {"source": self.config.data.source, "skip_corrupt": self.config.data.skip_corrupt}
-        return {key: value for key, value in self.identity.items() if key not in _NO_RECIPE} | {"data": data}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -230,7 +221,7 @@ class _Training:
                 sha256=None,
                 version=__version__,
                 batch_size=self.config.batch_size,
-                recipe=settings_hash(self.run.recipe),
+                recipe=settings_hash(recipe_of(self.run.identity)),
             ),
         )
 

@@ -93,6 +93,18 @@ class Published:
     runs: int
     sure: str
 
+    def named(self, *, batch: bool = True) -> str:
+        """Method with all that tells it from other numbers of the same table.
+
+        Args:
+            batch: whether to say the batch size.
+        """
+        known = self.pretraining
+        parts = [self.method, self.variant, str(known.get("arch", ""))]
+        parts += [f"{known['epochs']} epochs"] if "epochs" in known else []
+        parts += [f"batch {known['batch_size']}"] if batch and "batch_size" in known else []
+        return f"{', '.join(filter(None, parts))} ({self.title})"
+
     def measures_like(self, result: Result) -> bool:
         """Whether a result is of the same kind, data set and metric, by whatever protocol."""
         return (result.task, result.dataset, result.metric) == (self.procedure.task, self.dataset, self.metric)

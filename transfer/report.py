@@ -16,7 +16,7 @@ from rich.console import Console
 from converters.checkpoint import atomic_write
 from converters.errors import ArgumentParser, InputError, printable, reports_input_errors
 from transfer.published import read_published
-from transfer.report_comparison import Paired, compare_rows, find_row
+from transfer.report_comparison import Paired, check_two, compare_rows, find_row
 from transfer.report_curves import read_curves
 from transfer.report_figures import draw_figures
 from transfer.report_formats import FORMATS, Grid, comparison_grid, grid_of, published_grid
@@ -59,9 +59,19 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         print(f"warning: {printable(problem, length=1000)}", file=sys.stderr)
     if len(problems) > _MOST_LINES:
         print(f"warning: and {len(problems) - _MOST_LINES} more, which are on the page", file=sys.stderr)
-    paired = _compare(rows, args.compare, console) if args.compare else None
+    paired, refusal = None, None
+    two = None
+    if args.compare:
+        two = find_row(rows, args.compare[0]), find_row(rows, args.compare[1])
+        check_two(*two)
+    try:
+        paired = _compare(*two, console) if two else None
+    except InputError as error:  # the tables do not depend on it
+        refusal = error
     published = read_published()
     tables = [grid_of(table) for table in build_tables(Material(rows, read.contradicting, published))]
+    if not tables:
+        raise InputError("expected numbers that a table shows, got none; evaluate first")
     besides = beside_published(rows, published)
     with tempfile.TemporaryDirectory() as scratch:
         figures, absent = draw_figures(rows, curves, Path(scratch))
@@ -88,6 +98,8 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     _forget(args.output, {PAGE, *files})
     console.print(f"{content.summary[:-1]}: {len(tables)} tables, {len(figures)} figures")
     console.print(f"the page: {args.output / PAGE}; tables as .md, .csv and .tex and figures as .pdf beside it")
+    if refusal is not None:
+        raise refusal
     return 0
 
 
@@ -105,8 +117,7 @@ def _check_output(output: Path) -> None:
         )
 
 
-def _compare(rows: Sequence[Row], names: Sequence[str], console: Console) -> Paired:
-    first, second = (find_row(rows, name) for name in names)
+def _compare(first: Row, second: Row, console: Console) -> Paired:
     paired = compare_rows(first, second, lambda text: console.print(printable(text, length=1000)))
     for problem in paired.problems:
         print(f"warning: {printable(problem, length=1000)}", file=sys.stderr)

@@ -16,7 +16,7 @@ from transfer import metrics, significance
 from transfer.archives import read_archive
 from transfer.detection_curves import Matches
 from transfer.report_records import Record
-from transfer.report_rows import Column, Row, Sample
+from transfer.report_rows import MAIN_METRICS, Column, Row, Sample, sample_of
 from transfer.segmentation_metrics import METRICS as SEGMENTATION_METRICS
 from transfer.segmentation_metrics import Confusions
 from transfer.significance import Comparison, Floats, Runs
@@ -24,8 +24,6 @@ from transfer.training_folder import differences
 
 _RESAMPLES, _SEED = 1000, 0
 _AT_ONCE = 1 << 22  # of images in resamples: 32 MiB
-# one number for each evaluation, or a family of tests would count the same images several times
-_METRICS = ("accuracy", "mean_per_class", "map_11point", "AP", "mIoU")
 _EQUAL = 1e-6  # a stored number and that of its predictions, which are stored in single precision
 
 
@@ -115,9 +113,18 @@ def _only(row: Row, sha256: str) -> Row:
     for column, sample in row.samples.items():
         records = tuple(record for record in sample.records if record.result.checkpoint_sha256 == sha256)
         if records:
-            values = tuple(float(record.result.value) for record in records)
-            samples[column] = Sample(records, values, "one checkpoint")
+            samples[column] = sample_of(records)
     return replace(row, title=f"{row.title}, {sha256[:8]}", samples=samples)
+
+
+def check_two(first: Row, second: Row) -> None:
+    """Refuse to compare a method with itself.
+
+    Raises:
+        InputError: they are one method, or one is a part of the other.
+    """
+    if first.title == second.title or set(first.checkpoints) & set(second.checkpoints):
+        raise InputError(f"--compare: expected two methods, got one: {first.title} and {second.title} share runs")
 
 
 def compare_rows(first: Row, second: Row, say: Callable[[str], None]) -> Paired:
@@ -129,11 +136,9 @@ def compare_rows(first: Row, second: Row, say: Callable[[str], None]) -> Paired:
         say: is told which task is being compared.
 
     Raises:
-        InputError: they share no task, or are one method.
+        InputError: they share no task.
     """
-    if first.title == second.title or set(first.checkpoints) & set(second.checkpoints):
-        raise InputError(f"--compare: expected two methods, got one: {first.title} and {second.title} share runs")
-    columns = [column for column in first.samples if column in second.samples and column.metric in _METRICS]
+    columns = [column for column in first.samples if column in second.samples and column.metric in MAIN_METRICS]
     compared, problems = [], list(_unshared(first, second))
     for column in columns:
         say(f"comparing on {column.dataset}, {column.metric} ({column.protocol})")
@@ -154,7 +159,7 @@ def _unshared(first: Row, second: Row) -> Iterator[str]:
     for column in first.samples:
         kind = column.task, column.dataset, column.metric
         alike = [each for each in second.samples if (each.task, each.dataset, each.metric) == kind]
-        if column.metric in _METRICS and alike and column not in second.samples:
+        if column.metric in MAIN_METRICS and alike and column not in second.samples:
             one, other = (
                 row.samples[each].records[0].result.details.get("settings")
                 for row, each in ((first, column), (second, alike[0]))
@@ -181,13 +186,16 @@ def _ranks(compared: Sequence[Compared]) -> tuple[float, float, int, float] | No
 
 
 def _compare(column: Column, first: Sample, second: Sample) -> Compared:
-    loaded = [_load(sample, column) for sample in (first, second)]
+    # with one pretraining on either side, what was trained on top of it may have several seeds
+    on_top = len(first.values) == len(second.values) == 1 and bool(first.on_top or second.on_top)
+    loaded = [_load(sample, column, on_top=on_top) for sample in (first, second)]
     if not _same(*(truth for truth, _ in loaded)):
         raise InputError("the stored predictions are of different test images or labels; evaluate both again")
     (runs_a, singles_a), (runs_b, singles_b) = (runs for _, runs in loaded)
     comparison, test = significance.compare(runs_a, runs_b), "bootstrap over images"
     if len(runs_a.values) > 1 or len(runs_b.values) > 1:
-        test = "seeds by t, images by bootstrap"
+        level = "seeds of the training on top of these two checkpoints alone" if on_top else "seeds"
+        test = f"{level} by t, images by bootstrap"
     elif singles_a is not None and singles_b is not None:
         exact = column.metric == "accuracy"
         p = (
@@ -208,7 +216,7 @@ def _same(one: Any, other: Any) -> bool:
     return bool(np.array_equal(one, other))
 
 
-def _load(sample: Sample, column: Column) -> tuple[Any, tuple[Runs, Floats | None]]:
+def _load(sample: Sample, column: Column, *, on_top: bool) -> tuple[Any, tuple[Runs, Floats | None]]:
     """The truth of a method's runs, and the runs: of every seed the mean of its own; shares where there is one run."""
     by_seed: dict[tuple[Any, ...], list[_Run]] = defaultdict(list)
     truth: Any = None
@@ -223,7 +231,7 @@ def _load(sample: Sample, column: Column) -> tuple[Any, tuple[Runs, Floats | Non
             raise InputError(f"{record.place} is of other test images or labels than the other runs; evaluate again")
         truth = own
         outer = record.result.seed, record.result.checkpoint_sha256
-        by_seed[outer if len(sample.values) < len(sample.records) else (record.place,)].append(run)
+        by_seed[(record.place,) if on_top else outer].append(run)
     values = np.array([np.mean([run.value for run in runs]) for runs in by_seed.values()])
     drawn = np.stack([np.mean([run.drawn for run in runs], axis=0) for runs in by_seed.values()], axis=1)
     singles = [run.shares for runs in by_seed.values() for run in runs]

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
+from converters.checkpoint import settings_hash
 from converters.errors import printable
-from converters.run_folder import method_name
+from converters.run_folder import method_name, recipe_of
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 
@@ -38,6 +39,11 @@ class Curves:
             *(config["objective"]["name"], config["arch"], config["data"]["source"]),
             *(config["epochs"], config["batch_size"]),
         )
+
+    @property
+    def recipe(self) -> str:
+        """What it has in common with runs of other seeds alone: a hash of its configuration without the seed."""
+        return settings_hash(recipe_of(self.config))
 
     @property
     def has_predictor(self) -> bool:
@@ -76,7 +82,8 @@ def read_curves(places: Sequence[Path]) -> tuple[list[Curves], list[str]]:
             continue
         if broken := len(lines) - len(read.lines):
             told.append(f"{path}: {broken} of {len(lines)} lines are cut off or damaged; the curves lack them")
-        twin = next((each for each in found if each.config == config), None)
+        key = read.recipe, config.get("seed")
+        twin = next((each for each in found if (each.recipe, each.config.get("seed")) == key), None)
         if twin is None:
             found.append(read)
             continue

@@ -58,8 +58,11 @@ def draw_figures(rows: Sequence[Row], curves: Sequence[Curves], scratch: Path) -
         lambda: draw_ranks(rows),
     )
     for make in makers:
-        with mpl.rc_context(STYLE):
-            result = make()
+        try:
+            with mpl.rc_context(STYLE):
+                result = make()
+        except InputError as error:  # a file that a line names is gone or damaged: the tables do not need it
+            result = f"Left out: {printable(str(error))}."
         if isinstance(result, Drawn):
             drawn.append(result)
         else:
@@ -74,10 +77,10 @@ def _accuracy(curves: Sequence[Curves], *, predictor: bool) -> Drawn | str:
     """k-NN accuracy by epoch, a line for each method, as Figures 4 and 5 of the GSG paper."""
     name, what = ("figure-4", "Figure 4") if predictor else ("figure-5", "Figure 5")
     title = f"{what}: k-NN accuracy by epoch{'' if predictor else ', without predictor'}"
-    groups: dict[Any, dict[str, list[Curves]]] = defaultdict(lambda: defaultdict(list))
-    for each in curves:
-        if each.has_predictor == predictor and each.points("knn", "epoch"):
-            groups[each.setting][each.method].append(each)
+    chosen = [each for each in curves if each.has_predictor == predictor and each.points("knn", "epoch")]
+    groups: dict[Any, dict[str, list[Curves]]] = defaultdict(dict)
+    for setting in dict.fromkeys(each.setting for each in chosen):
+        groups[setting] = _by_recipe([each for each in chosen if each.setting == setting])
     if not groups:
         lacking = "with k-NN accuracies in its log" if predictor else "without predictor (objective.predictor=false)"
         return f"{title}: there is no pretraining run {lacking}."
@@ -91,11 +94,24 @@ def _accuracy(curves: Sequence[Curves], *, predictor: bool) -> Drawn | str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_of(figure, panels)
     caption = (
-        f"{title}, by the monitor of pretraining; a line is the mean over seeds, a band from the lowest to the highest"
+        f"{title}, by the monitor of pretraining; a line is the mean over seeds where all have one, a band from the "
+        "lowest to the highest"
     )
     most = max(map(len, groups.values()))
     caption = with_left_out(caption, most, _MOST_LINES, "methods").removesuffix(".")
     return saved(name, with_left_out(caption, len(groups), _MOST_PANELS, "settings"), figure)
+
+
+def _by_recipe(curves: Sequence[Curves]) -> dict[str, list[Curves]]:
+    """Runs that differ in their seeds alone, by their method's name, and by recipe where one has several."""
+    recipes: dict[str, dict[str, list[Curves]]] = defaultdict(lambda: defaultdict(list))
+    for each in curves:
+        recipes[each.method][each.recipe].append(each)
+    return {
+        method if len(of_method) == 1 else f"{method}, recipe {recipe}": runs
+        for method, of_method in recipes.items()
+        for recipe, runs in of_method.items()
+    }
 
 
 def _mean_line(
@@ -105,7 +121,7 @@ def _mean_line(
     for points in runs:
         for x, y in points:
             values[x].append(scale * y)
-    places = sorted(values)
+    places = sorted(x for x, each in values.items() if len(each) == len(runs))
     means = [float(np.mean(values[each])) for each in places]
     seeds = f" (n = {len(runs)})" if len(runs) > 1 else ""
     axes.plot(places, means, label=plain(label) + seeds, markevery=max(1, len(places) // 8), **look)
@@ -117,10 +133,12 @@ def _mean_line(
 def _collapse(curves: Sequence[Curves]) -> Drawn | str:
     """Spread and effective rank of the projections."""
     title = "Collapse indicators"
-    groups: dict[str, list[Curves]] = defaultdict(list)
-    for each in curves:
-        if each.points("spread", "step") or each.points("effective_rank", "epoch"):
-            groups[f"{each.method}, {each.setting[1]}, {each.setting[2]}"].append(each)
+    chosen = [each for each in curves if each.points("spread", "step") or each.points("effective_rank", "epoch")]
+    groups = {
+        f"{name}, {setting[1]}, {setting[2]}, {setting[3]} epochs, batch {setting[4]}": runs
+        for setting in dict.fromkeys(each.setting for each in chosen)
+        for name, runs in _by_recipe([each for each in chosen if each.setting == setting]).items()
+    }
     if not groups:
         return f"{title}: there is no log of a pretraining run with spread or effective rank."
     figure, panels = panels_of(2)

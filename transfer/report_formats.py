@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from transfer.published import Published
 from transfer.report_comparison import Compared, Paired
 from transfer.report_published import Beside
 from transfer.report_rows import Sample
-from transfer.report_tables import CONTRADICTION, NO_RECORD, OTHER_PROTOCOL, Cell, Place, Table
+from transfer.report_tables import CONTRADICTION, NO_RECORD, OTHER_PROTOCOL, SEVERAL_RECIPES, Cell, Place, Table
 
-_MARKS = {NO_RECORD: "–", OTHER_PROTOCOL: "≠", CONTRADICTION: "!"}  # of empty cells
+_MARKS = {NO_RECORD: "–", OTHER_PROTOCOL: "≠", CONTRADICTION: "!", SEVERAL_RECIPES: "?"}  # of empty cells
 LEVEL = 0.05  # of significance
 _FINE = 0.1  # per cent: a smaller deviation needs a second digit
 
@@ -75,7 +77,8 @@ def grid_of(table: Table) -> Grid:
 
 def _text(cell: Cell) -> Text:
     if cell.sample is not None:
-        return Text(*_of_sample(cell.sample), cell.best)
+        main, under = _of_sample(cell.sample)
+        return Text(main, under + (f", {cell.left_out} contradicting left out" if cell.left_out else ""), cell.best)
     if cell.published is not None:
         return Text(printed(cell.published), _runs(cell.published))
     return Text(_MARKS.get(cell.why, ""), why=cell.why)
@@ -86,7 +89,10 @@ def _of_sample(sample: Sample) -> tuple[str, str]:
     digits = 1 if sample.deviation is None or 100 * sample.deviation >= _FINE else 2
     spread = "" if sample.deviation is None else f" ± {100 * sample.deviation:.{digits}f}"
     interval = "" if sample.interval is None else f"{interval_text(sample.interval, digits)}, "
-    return f"{100 * sample.mean:.{digits}f}{spread}", f"{interval}n = {len(sample.values)}"
+    number = f"n = {len(sample.values)}"
+    if sample.on_top:
+        number += f" ({len(sample.on_top)} on top ± {100 * float(np.std(sample.on_top, ddof=1)):.{digits}f})"
+    return f"{100 * sample.mean:.{digits}f}{spread}", interval + number
 
 
 def interval_text(interval: tuple[float, float], digits: int = 1) -> str:
@@ -102,8 +108,9 @@ def _runs(number: Published) -> str:
 
 def printed(number: Published) -> str:
     """A published number as its source prints it, in per cent."""
-    deviation = "" if number.deviation is None else f" ± {100 * number.deviation:.4g}"
-    return f"{100 * number.value:.4g}{deviation}"
+    deviation = "" if number.deviation is None else f" ± {100 * number.deviation:.2f}"
+    digits = 1 if round(100 * number.value, 1) == round(100 * number.value, 4) else 2
+    return f"{100 * number.value:.{digits}f}{deviation}"
 
 
 def _line(title: str, place: Place, cell: Cell) -> dict[str, Any]:
@@ -117,6 +124,8 @@ def _line(title: str, place: Place, cell: Cell) -> dict[str, Any]:
         "metric": column.metric,
         "protocol": column.protocol,
         "protocol_hash": column.protocol_hash,
+        "images": column.num_examples,
+        "data": column.data,
         "batch_size": place.batch_size,
         "published": number is not None,
         "runs": len(sample.values) if sample else number.runs if number else 0,
@@ -132,21 +141,16 @@ def _line(title: str, place: Place, cell: Cell) -> dict[str, Any]:
 def published_grid(besides: Sequence[Beside]) -> Grid:
     """Every published number with ours beside it."""
     headers = (("data set",), ("metric",), ("ours",), ("published",), ("difference",), ("95 % interval",), ("",))
-    rows = [(_name(each.published), tuple(_beside(each))) for each in besides]
+    rows = [(each.published.named(), tuple(_beside(each))) for each in besides]
     notes = (
         "Per cent. The interval is where 95 % of numbers like the published one would lie if our method were measured: "
         "for several seeds of ours, of the mean of as many runs as were published (Student's t); for one run of ours, "
-        "over its test images, which says nothing of other seeds.",
+        "over its test images. One run is not judged, since other seeds may move more, and neither is another "
+        "pretraining or a file that may be of another method.",
         "Numbers are compared only where the protocol's hash is that of the published procedure.",
     )
     lines = tuple(_published_line(each) for each in besides)
     return Grid("published", "Published numbers and ours", headers, tuple(rows), (), notes, lines)
-
-
-def _name(number: Published) -> str:
-    known = [f"{number.pretraining[fact]} {fact}" for fact in ("epochs",) if fact in number.pretraining]
-    batch = [f"batch {number.pretraining['batch_size']}"] if "batch_size" in number.pretraining else []
-    return f"{', '.join([number.method, *filter(None, [number.variant]), *known, *batch])} ({number.title})"
 
 
 def _beside(each: Beside) -> Iterator[Text]:
@@ -155,10 +159,9 @@ def _beside(each: Beside) -> Iterator[Text]:
     yield Text(number.metric)
     yield Text(*_of_sample(each.sample)) if each.sample else Text("–", each.why, why=each.why)
     yield Text(printed(number), _runs(number))
-    yield Text("" if each.difference is None else f"{100 * each.difference:+.1f}")
-    yield Text("" if each.interval is None else interval_text(each.interval))
-    inside = {True: "inside", False: "outside", None: ""}[each.is_inside]
-    yield Text(inside, "; ".join(filter(None, [each.title, each.remark])))
+    yield Text("" if each.difference is None else f"{100 * each.difference:+.2f}")
+    yield Text("" if each.interval is None else interval_text(each.interval, 2))
+    yield Text(each.verdict, "; ".join(filter(None, [each.title, each.remark])))
 
 
 def _published_line(each: Beside) -> dict[str, Any]:
@@ -186,6 +189,7 @@ def _published_line(each: Beside) -> dict[str, Any]:
         "low": low,
         "high": high,
         "inside": each.is_inside,
+        "verdict": each.verdict,
         "why_empty": each.why,
         "remark": each.remark,
     }
@@ -271,13 +275,16 @@ def to_markdown(grid: Grid) -> str:
 
 
 def _markdown(text: str) -> str:
-    return "".join(f"\\{c}" if c in "\\|*_`<>[]" else c for c in text)
+    return "".join(f"\\{c}" if c in "\\|*_`<>[]&~$#" else c for c in " ".join(text.split()))
 
 
 def _markdown_cell(cell: Text) -> str:
     main, under = _markdown(cell.main), _markdown(cell.under)
     return "<br>".join(filter(None, [f"**{main}**" if cell.bold else main, under]))
 
+
+# Latin-1's letters that pdfLaTeX knows without a package
+_ACCENTED = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõöøùúûüýÿ"
 
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -291,7 +298,7 @@ def to_latex(grid: Grid) -> str:
     width = len(grid.headers)
     headers = " & ".join(["", *(_stacked([_latex(each) for each in header if each]) for header in grid.headers)])
     bodies = [
-        "\n".join(" & ".join([_latex(title), *map(_latex_cell, cells)]) + r" \\" for title, cells in part)
+        "\n".join(" & ".join(["{}" + _latex(title), *map(_latex_cell, cells)]) + r" \\" for title, cells in part)
         for part in (grid.rows, grid.below)
         if part
     ]
@@ -318,8 +325,9 @@ def to_latex(grid: Grid) -> str:
 
 
 def _latex(text: str) -> str:
-    """Text for pdfLaTeX; what neither it nor Latin-1 knows becomes a question mark."""
-    return "".join(_LATEX.get(c) or c.encode("latin-1", "replace").decode("latin-1") for c in text)
+    """Text for pdfLaTeX with its default fonts; what these do not have becomes a question mark."""
+    plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return "".join(_LATEX.get(c) or (c if c.isascii() or c in _ACCENTED else "?") for c in plain)
 
 
 def _latex_cell(cell: Text) -> str:

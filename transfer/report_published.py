@@ -21,6 +21,7 @@ class Beside:
         sample: what its runs say, or None.
         why: nothing is compared; else empty.
         remark: what is known to differ all the same, in words; empty if nothing is.
+        doubt: why it cannot be judged whether both are the same; empty if it can.
     """
 
     published: Published
@@ -28,6 +29,7 @@ class Beside:
     sample: Sample | None = None
     why: str = ""
     remark: str = ""
+    doubt: str = ""
 
     @property
     def difference(self) -> float | None:
@@ -48,9 +50,19 @@ class Beside:
 
     @property
     def is_inside(self) -> bool | None:
-        """Whether the published number lies in the interval; None if there is none."""
+        """Whether the published number lies in the interval; None where that is not judged."""
         interval = self.interval
-        return None if interval is None else interval[0] <= self.published.value <= interval[1]
+        if interval is None or self.doubt or (self.sample and len(self.sample.values) == 1):
+            return None
+        return interval[0] <= self.published.value <= interval[1]
+
+    @property
+    def verdict(self) -> str:
+        """The same in words; empty where nothing is compared."""
+        if self.sample is None:
+            return ""
+        judged = {True: "inside", False: "outside", None: f"not judged: {self.doubt or 'one run'}"}
+        return judged[self.is_inside]
 
 
 def beside_published(rows: Sequence[Row], published: Sequence[Published]) -> list[Beside]:
@@ -77,17 +89,18 @@ def _beside(number: Published, rows: Sequence[Row]) -> Iterator[Beside]:
         counterpart = number.procedure.counterpart(column.protocol_hash)
         assert counterpart is not None
         told = [*_pretraining(number, row.source), *([counterpart.but] if counterpart.but else [])]
-        yield Beside(number, row.title, sample, remark="; ".join(told))
+        yield Beside(number, row.title, sample, remark="; ".join(told), doubt=_doubt(number, row.source))
 
 
 def _why(number: Published, alike: Sequence[tuple[Column, Sample]], by_its_protocol: bool) -> str:
     if not alike:
-        return f"no result of ours on {number.dataset}"
+        return f"no result of ours of this kind on {number.dataset}: {number.procedure.task}, {number.metric}"
     if by_its_protocol:
         return "no checkpoint of ours of this method and architecture"
     column, sample = alike[0]
     first = number.procedure.ours[0]
-    told = differences(first.settings, sample.records[0].result.details.get("settings"))
+    settings = sample.records[0].result.details.get("settings")
+    told = differences(first.settings, settings) if settings else ["settings that our line does not tell"]
     more = f", and {len(told) - 3} more" if len(told) > 3 else ""
     return (
         f"another protocol: published by {first.name} ({first.protocol_hash}), ours by {column.protocol} "
@@ -110,6 +123,15 @@ def _pretraining(number: Published, source: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: ours does not say, published {wanted}"
         elif _plain(got) != _plain(wanted):
             yield f"{name}: ours {got}, published {wanted}"
+
+
+def _doubt(number: Published, source: Mapping[str, Any]) -> str:
+    """Why a checkpoint may not be what a number was published of."""
+    if source.get("method") not in number.methods:
+        return "may be another method"
+    facts = [(number.pretraining.get(fact), source.get(fact)) for fact in ("epochs", "batch_size")]
+    other = any(None not in pair and _plain(pair[0]) != _plain(pair[1]) for pair in facts)
+    return "other pretraining" if other else ""
 
 
 def _plain(fact: Any) -> str:

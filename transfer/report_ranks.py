@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from transfer import significance
 from transfer.report_drawing import WIDE, Drawn, look_of, saved
-from transfer.report_rows import Column, Row
+from transfer.report_rows import MAIN_METRICS, Column, Row
 
 
 def ranked(rows: Sequence[Row]) -> tuple[list[str], npt.NDArray[np.float64], list[Column]]:
@@ -23,7 +23,7 @@ def ranked(rows: Sequence[Row]) -> tuple[list[str], npt.NDArray[np.float64], lis
     by_protocol: dict[str, dict[Column, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         for column, sample in row.samples.items():
-            if column.task == "linear" and column.metric in ("accuracy", "mean_per_class", "map_11point"):
+            if column.task == "linear" and column.metric in MAIN_METRICS:
                 by_protocol[column.protocol_hash][column][row.title] = sample.mean
     if not by_protocol:
         return [], np.zeros((0, 0)), []

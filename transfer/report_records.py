@@ -1,7 +1,8 @@
 """The result lines that a report reads: found, checked, each measurement once."""
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ from converters.errors import InputError, first_few
 from transfer.results import Result, read_lines
 
 FILE = "results.jsonl"
+
+_ROUNDING = 1e-8  # of a share: a hundredth of one image among a million
 
 
 class Record(NamedTuple):
@@ -55,30 +58,57 @@ def read_records(places: Sequence[Path]) -> Records:
     Raises:
         InputError: a place is missing or holds no file of results, or no line can be used.
     """
-    paths = _files(places)
-    lines = [(path, number, line) for path in paths for number, line in read_lines(path)]
+    paths, empty = _files(places)
+    lines = [(path, number, line) for path in paths for number, line in _lines(path)]
     broken = [line for _, _, line in lines if isinstance(line, str)]
     records = [Record(line, path, number) for path, number, line in lines if isinstance(line, Result)]
     if not records:
         what = f"{len(broken)} lines and no result: {broken[0]}" if broken else "no line at all"
         raise InputError(f"expected results in {first_few([str(path) for path in paths])}, got {what}; evaluate first")
     single, told, contradicting = _once(records)
-    return Records(tuple(single), (*broken, *told), tuple(contradicting))
+    if not single:
+        raise InputError(f"expected measurements with one value, got none; {told[0]}")
+    return Records(tuple(single), (*empty, *broken, *told), tuple(contradicting))
 
 
-def _files(places: Sequence[Path]) -> list[Path]:
-    found: list[Path] = []
+def _lines(path: Path) -> Iterator[tuple[int, Result | str]]:
+    """The lines of a file; of one that cannot be read, why."""
+    try:
+        yield from read_lines(path)
+    except InputError as error:
+        yield 0, str(error)
+
+
+def _files(places: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Each file of results once, and what to say of folders that hold none."""
+    found, empty = list[Path](), list[str]()
     for place in places:
         if not place.exists():
             raise InputError(f"{place} not found; expected folders of runs, such as runs/, or a {FILE}")
-        below = sorted(place.rglob(FILE)) if place.is_dir() else [place]
+        below = sorted(_below(place)) if place.is_dir() else [place]
         if not below:
-            raise InputError(
+            empty.append(
                 f"{place} holds no {FILE}; expected the folder of an evaluation: run transfer/linear.py, detection.py "
                 "or segmentation.py first, or name another folder"
             )
         found += below
-    return list({path.resolve(): path for path in found}.values())
+    if not found:
+        raise InputError(empty[0])
+    return list({path.resolve(): path for path in found}.values()), empty
+
+
+def _below(place: Path) -> Iterator[Path]:
+    """The files of results in a folder and all below it, through links to folders, each folder once."""
+    seen = set[str]()
+    for folder, folders, names in os.walk(place, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()  # a link that leads back
+            continue
+        seen.add(real)
+        folders.sort()
+        if FILE in names:
+            yield Path(folder, FILE)
 
 
 def measurement(result: Result) -> tuple[Any, ...]:
@@ -103,7 +133,8 @@ def _once(records: Iterable[Record]) -> tuple[list[Record], list[str], list[Reco
         groups.setdefault(measurement(record.result), []).append(record)
     single, contradicting, told, again = [], [], list[str](), list[Record]()
     for group in groups.values():
-        if len({record.result.value for record in group}) == 1:
+        values = [record.result.value for record in group]
+        if max(values) - min(values) <= _ROUNDING:
             single.append(group[0])
             again += group[1:]
         else:
@@ -117,7 +148,8 @@ def _once(records: Iterable[Record]) -> tuple[list[Record], list[str], list[Reco
 
 def _contradiction(group: Sequence[Record]) -> str:
     result = group[0].result
-    values = ", ".join(f"{100 * record.result.value:.2f} ({record.place})" for record in group[:4])
+    digits = next((n for n in range(2, 8) if len({f"{100 * each.result.value:.{n}f}" for each in group}) > 1), 8)
+    values = ", ".join(f"{100 * record.result.value:.{digits}f} ({record.place})" for record in group[:4])
     more = f", and {len(group) - 4} more" if len(group) > 4 else ""
     return (
         f"contradicting values of {result.metric} on {result.dataset} for {result.representation}, none is used: "

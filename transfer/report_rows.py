@@ -1,6 +1,6 @@
 """From records to the cells of tables: which runs are one method, which numbers share a column, and what they say."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +12,9 @@ from transfer import significance
 from transfer.report_records import Record, data_of
 from transfer.results import Result
 from transfer.significance import Comparison, Interval
+
+# one number for each evaluation: others of the same predictions say nothing new
+MAIN_METRICS = ("accuracy", "mean_per_class", "map_11point", "AP", "mIoU")
 
 _NORMAL = 3.92  # widths of a standard error in a 95 % interval of the normal distribution: 2 * 1.96
 
@@ -54,19 +57,31 @@ class Sample:
 
     Attributes:
         records: of all runs.
-        values: the outer level: of pretraining seeds the mean of each one's runs; where there is one pretraining, of
-            the seeds of what was trained on top of it; (n,).
-        level: which of both it is, in words.
+        values: one for each seed of pretraining, (n,): the mean of what was trained on top of it.
     """
 
     records: tuple[Record, ...]
     values: tuple[float, ...]
-    level: str
+
+    @property
+    def on_top(self) -> tuple[float, ...]:
+        """The values of several trainings on top of one checkpoint; empty if there are none.
+
+        They are no seeds of the method: the next checkpoint may differ by more than they do.
+        """
+        several = len(self.values) == 1 and len(self.records) > 1
+        return tuple(float(record.result.value) for record in self.records) if several else ()
 
     @cached_property
     def mean(self) -> float:
         """Of the values."""
         return float(np.mean(self.values))
+
+    @property
+    def is_of_one_seed(self) -> bool:
+        """Whether other seeds may give other values, and there is one; raw pixels have no seed."""
+        result = self.records[0].result
+        return len(self.values) == 1 and (result.seed is not None or result.checkpoint_sha256 is not None)
 
     @property
     def deviation(self) -> float | None:
@@ -78,15 +93,21 @@ class Sample:
         """Of the mean over seeds by Student's t; of a single run, over its test examples; None if it is not known."""
         if len(self.values) > 1:
             return significance.seed_interval(self.values)
-        interval = self.records[0].result.interval
-        return interval if len(self.records) == 1 and np.isfinite(interval).all() else None
+        if len(self.records) == 1:
+            interval = self.records[0].result.interval
+            return interval if np.isfinite(interval).all() else None
+        half = _NORMAL / 2 * self.image_variance**0.5
+        return (self.mean - half, self.mean + half) if np.isfinite(half) else None
 
     @property
     def image_variance(self) -> float:
-        """Of the mean, over test examples, as large as that of a run: they see the same ones, and err alike."""
+        """Of the mean, over test examples, as large as that of a run: they see the same ones, and err alike.
+
+        Infinite where no run tells its interval: then nothing is significant.
+        """
         widths = [record.result.interval[1] - record.result.interval[0] for record in self.records]
         known = [width for width in widths if np.isfinite(width)]
-        return float(np.mean([(width / _NORMAL) ** 2 for width in known])) if known else 0.0
+        return float(np.mean([(width / _NORMAL) ** 2 for width in known])) if known else float("inf")
 
     def against(self, other: "Sample") -> Comparison:
         """How it differs from another one of the same column."""
@@ -102,12 +123,14 @@ class Row:
         label: the results' representation.
         source: of its first checkpoint, as in results' details; empty for a control.
         samples: by column.
+        key: of all its results, see `row_key`.
     """
 
     title: str
     label: str
     source: Mapping[str, Any]
     samples: Mapping[Column, Sample]
+    key: tuple[Any, ...] = ()
 
     @property
     def records(self) -> list[Record]:
@@ -135,16 +158,18 @@ def rows_of(records: Sequence[Record]) -> tuple[list[Row], list[str]]:
     """
     groups: dict[_Key, list[Record]] = defaultdict(list)
     for record in records:
-        groups[_key(record.result)].append(record)
+        groups[row_key(record.result)].append(record)
     groups, told = _split(groups)
+    told += _unknown_recipes(groups)
     titles = _titles(groups)
     rows = []
     for key, group in groups.items():
         columns: dict[Column, list[Record]] = defaultdict(list)
         for record in group:
             columns[column_of(record.result)].append(record)
-        samples = {column: _sample(each) for column, each in columns.items()}
-        rows.append(Row(titles[key], group[0].result.representation, source_of(group[0].result), samples))
+        samples = {column: sample_of(each) for column, each in columns.items()}
+        first = group[0].result
+        rows.append(Row(titles[key], first.representation, source_of(first), samples, row_key(first)))
     return rows, told
 
 
@@ -154,7 +179,8 @@ def source_of(result: Result) -> dict[str, Any]:
     return source if isinstance(source, dict) else {}
 
 
-def _key(result: Result) -> _Key:
+def row_key(result: Result) -> tuple[Any, ...]:
+    """What results of one method have in common."""
     source = source_of(result)
     own = result.checkpoint_sha256 if result.seed is None else None
     return (
@@ -183,6 +209,20 @@ def _split(groups: Mapping[_Key, list[Record]]) -> tuple[dict[_Key, list[Record]
     return split, told
 
 
+def _unknown_recipes(groups: Mapping[_Key, Sequence[Record]]) -> list[str]:
+    """Rows whose checkpoints do not say whether they are of one recipe, which is not known then."""
+    told = []
+    for group in groups.values():
+        first = group[0].result
+        checkpoints = {record.result.checkpoint_sha256 for record in group}
+        if first.checkpoint_sha256 and len(checkpoints) > 1 and not source_of(first).get("recipe"):
+            told.append(
+                f"{len(checkpoints)} checkpoints of {first.representation} do not say their recipe (an earlier version "
+                "wrote them): they are taken for seeds of one, which may be wrong"
+            )
+    return told
+
+
 def _titles(groups: Mapping[_Key, Sequence[Record]]) -> dict[_Key, str]:
     """As long as is needed to tell the rows apart."""
     candidates = {}
@@ -196,29 +236,23 @@ def _titles(groups: Mapping[_Key, Sequence[Record]]) -> dict[_Key, str]:
         base = result.representation
         parts = (base, base + batch, base + batch + recipe, base + batch + recipe + sha256)
         candidates[key] = (*parts, base + sha256 + reading, base + batch + recipe + sha256 + reading)
-    titles = {}
-    for key, names in candidates.items():
-        others = [each for other, each in candidates.items() if other != key and each[0] == names[0]]
-        lengths = range(len(names))
-        titles[key] = next((names[i] for i in lengths if all(names[i] != each[i] for each in others)), names[-1])
-    return titles
+    used = Counter(name for names in candidates.values() for name in set(names))
+    return {key: next((name for name in names if used[name] == 1), names[-1]) for key, names in candidates.items()}
 
 
-def _sample(records: Iterable[Record]) -> Sample:
+def sample_of(records: Iterable[Record]) -> Sample:
+    """What some runs of a method say, in one column."""
     records = tuple(records)
     by_seed: dict[tuple[Any, ...], list[float]] = defaultdict(list)
     for record in records:
         by_seed[record.result.seed, record.result.checkpoint_sha256].append(float(record.result.value))
-    if len(by_seed) > 1:
-        return Sample(records, tuple(float(np.mean(each)) for each in by_seed.values()), "seeds")
-    runs = tuple(float(record.result.value) for record in records)
-    return Sample(records, runs, "seeds of the training on top of one checkpoint" if len(runs) > 1 else "one run")
+    return Sample(records, tuple(float(np.mean(each)) for each in by_seed.values()))
 
 
 def significantly_best(samples: Mapping[Any, Sample], *, level: float = 0.05) -> Any:
     """Which of several methods is better than every other, Holm's correction over them applied; None if none is.
 
-    Where neither of two methods has several seeds, nothing is known of other seeds, and none of them is better.
+    Where a method has a single seed, nothing is known of its other seeds, and none is better than every other.
 
     Args:
         samples: of one column.
@@ -228,7 +262,7 @@ def significantly_best(samples: Mapping[Any, Sample], *, level: float = 0.05) ->
         return None
     best = max(samples, key=lambda key: samples[key].mean)
     others = [sample for key, sample in samples.items() if key != best]
-    if any(len(samples[best].values) == len(other.values) == 1 for other in others):
+    if any(sample.is_of_one_seed for sample in samples.values()):
         return None
     ps = significance.holm([samples[best].against(other).p for other in others])
     return best if max(ps) < level else None

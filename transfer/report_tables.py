@@ -1,13 +1,15 @@
 """The tables of a report, in the form of the GSG paper's Tables 1 to 4, with published numbers where they belong."""
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from converters.checkpoint import settings_hash
 from transfer import tasks
 from transfer.published import Published
 from transfer.report_records import Record
-from transfer.report_rows import Column, Row, Sample, column_of, significantly_best
+from transfer.report_rows import MAIN_METRICS, Column, Row, Sample, column_of, row_key, significantly_best
 from transfer.training_folder import differences
 
 METRICS = {
@@ -19,6 +21,7 @@ _KINDS = {"knn": "k-NN", "probe": "linear layer", "linear": "logistic regression
 _DENSE_METRICS = ("AP50", "AP", "AP75", "mIoU", "aAcc")  # of Table 3
 
 NO_RECORD, OTHER_PROTOCOL, CONTRADICTION = "no record", "another protocol", "contradicting records"
+SEVERAL_RECIPES = "several recipes"
 
 
 class Place(NamedTuple):
@@ -37,12 +40,14 @@ class Cell:
         published: a published number, or None.
         best: whether it is significantly better than all others of ours in its column.
         why: there is no number; empty if there is one.
+        left_out: how many of its measurements have contradicting values, and do not count.
     """
 
     sample: Sample | None = None
     published: Published | None = None
     best: bool = False
     why: str = ""
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,15 +109,20 @@ def _by_column(rows: Iterable[Row], belongs: Callable[[Column], bool]) -> Lines:
 
 
 def _by_batch_size(rows: Iterable[Row]) -> Lines:
-    """Methods that were pretrained with several batch sizes, each with a column for each size."""
-    lines: Lines = {}
+    """Methods that were pretrained with several batch sizes, each with a column for each size.
+
+    Two recipes of one batch size differ in something else, so that they are no study of it: neither is shown.
+    """
+    found: dict[str, dict[Place, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         size = row.source.get("batch_size")
         for column, sample in row.samples.items():
-            if size is not None and column.task in ("linear", "probe") and column.metric in METRICS:
-                samples = lines.setdefault(row.label, {})
-                # two recipes of one batch size differ in something else: they are no study of it
-                samples[Place(column, size)] = sample
+            if isinstance(size, int) and column.task in ("linear", "probe") and column.metric in METRICS:
+                found[row.label][Place(column, size)].append(sample)
+    lines = {
+        label: {place: samples[0] for place, samples in places.items() if len(samples) == 1}
+        for label, places in found.items()
+    }
     return {label: samples for label, samples in lines.items() if len({place.batch_size for place in samples}) > 1}
 
 
@@ -124,8 +134,13 @@ def _table(name: str, title: str, lines: Lines, material: Material) -> Table:
     }
     rows = []
     for row, samples in lines.items():
+        own = {each.title: each for each in material.rows}.get(row)
         cells = (
-            Cell(samples[place], best=best[place] == row)
+            Cell(
+                samples[place],
+                best=best[place] == row,
+                left_out=_contradicting(own, place.column, material) if own else 0,
+            )
             if place in samples
             else Cell(why=_why(row, place, samples, material))
             for place in places
@@ -139,7 +154,7 @@ def _table(name: str, title: str, lines: Lines, material: Material) -> Table:
 
 def _ordered(places: Iterable[Place]) -> list[Place]:
     """The benchmark's data sets in their published order, then others by name; metrics in the order of `METRICS`."""
-    order = (*tasks.benchmark(), "imagenet", "voc_2007", "coco_2017", "ade20k")
+    order = ("cifar10", *tasks.benchmark(), "imagenet", "voc_2007", "coco_2017", "ade20k")
 
     def key(place: Place) -> tuple[object, ...]:
         column = place.column
@@ -153,7 +168,7 @@ def _ordered(places: Iterable[Place]) -> list[Place]:
 
 
 def _headers(places: Sequence[Place]) -> tuple[tuple[str, ...], ...]:
-    return tuple(
+    headers = [
         (
             place.column.dataset,
             ", ".join(filter(None, (_KINDS.get(place.column.task), METRICS[place.column.metric]))),
@@ -161,19 +176,42 @@ def _headers(places: Sequence[Place]) -> tuple[tuple[str, ...], ...]:
             *([f"batch {place.batch_size}"] if place.batch_size else []),
         )
         for place in places
+    ]
+    data = [f"{c.split}, {c.num_examples} images" for c, _ in places]
+    alike = Counter(headers)
+    several = Counter(zip(headers, data, strict=True))
+    return tuple(
+        (
+            *header,
+            *([told] if alike[header] > 1 else []),
+            *([f"data {_digest(place.column.data)}"] if several[header, told] > 1 else []),
+        )
+        for header, told, place in zip(headers, data, places, strict=True)
     )
+
+
+def _digest(data: str) -> str:
+    return settings_hash({"data": data})[:6]
 
 
 def _why(row: str, place: Place, samples: Mapping[Place, Sample], material: Material) -> str:
     """Why a method has no number in a column."""
     column = place.column
-    labels = {each.label for each in material.rows if row in (each.title, each.label)}
-    for record in material.contradicting:
-        if record.result.representation in labels and column_of(record.result) == column:
-            return CONTRADICTION
+    own = [each for each in material.rows if row == (each.title if place.batch_size is None else each.label)]
+    if any(_contradicting(each, column, material) for each in own):
+        return CONTRADICTION
+    if place.batch_size is not None:
+        of_size = [each for each in own if each.source.get("batch_size") == place.batch_size and column in each.samples]
+        return SEVERAL_RECIPES if len(of_size) > 1 else NO_RECORD
     kind = column.task, column.dataset, column.metric
     same = any((each.column.task, each.column.dataset, each.column.metric) == kind for each in samples)
-    return OTHER_PROTOCOL if same and place.batch_size is None else NO_RECORD
+    return OTHER_PROTOCOL if same else NO_RECORD
+
+
+def _contradicting(row: Row, column: Column, material: Material) -> int:
+    """How many measurements of a row in a column have several values."""
+    results = [record.result for record in material.contradicting]
+    return sum(row_key(each) == row.key and column_of(each) == column for each in results)
 
 
 def _published_rows(
@@ -182,11 +220,11 @@ def _published_rows(
     """The methods of published tables that have a number measured as one of the columns is."""
     rows: dict[str, dict[Place, Published]] = {}
     for number in published:
-        epochs = number.pretraining.get("epochs")
-        name = f"{number.method}{f', {epochs} epochs' if epochs else ''} ({number.title})"
         for place in places:
             if _stands_in(number, place):
-                rows.setdefault(name, {})[place] = number
+                row = rows.setdefault(number.named(batch=place.batch_size is None), {})
+                assert place not in row, f"two numbers of {number.title} are called the same"
+                row[place] = number
     return tuple(
         (name, tuple(Cell(published=row[place]) if place in row else Cell(why="not published") for place in places))
         for name, row in rows.items()
@@ -209,21 +247,27 @@ def _notes(
         "held fixed. One run: the interval over its test images, which says nothing of other seeds."
     )
     samples = [cell.sample for _, cells in rows for cell in cells if cell.sample]
-    levels = {sample.level for sample in samples if len(sample.values) > 1}
-    if levels - {"seeds"}:
-        yield "Where all runs start from one checkpoint, the deviation is that of the training on top of it alone."
+    if any(len(sample.on_top) > 1 for sample in samples):
+        yield (
+            "Several trainings on top of one checkpoint are one run: their mean, and their deviation after 'on top', "
+            "which says nothing of other seeds of pretraining."
+        )
     if any(best.values()):
-        yield "Bold: better than every other row, for other seeds and other test images (5 %, Holm's correction)."
+        yield (
+            "Bold: better than every other row of its column, for other seeds and other test images (5 %, Holm's "
+            "correction within the column)."
+        )
     elif len(rows) > 1:
         yield (
-            "Nothing is bold: no row is significantly better than every other (5 %, Holm's correction; one seed each "
-            "says nothing of other seeds)."
+            "Nothing is bold: no row is significantly better than every other (5 %, Holm's correction within a column; a "
+            "row of a single seed says nothing of its others)."
         )
     whys = {cell.why for _, cells in rows for cell in cells if cell.why}
     meanings = {
         NO_RECORD: "no record: it was not measured, or its line could not be used",
         OTHER_PROTOCOL: "another protocol: measured, but not by this column's protocol or on its data",
         CONTRADICTION: "contradicting records: see the problems",
+        SEVERAL_RECIPES: "several recipes of this batch size, which differ in something else",
     }
     if whys:
         yield f"Empty cells: {'; '.join(meanings[why] for why in meanings if why in whys)}."
@@ -241,12 +285,24 @@ def _protocol_notes(rows: Sequence[tuple[str, Sequence[Cell]]], places: Sequence
         assert sample is not None
         kind = column.task, column.dataset, column.metric
         other, reference = first.setdefault(kind, (place, sample))
-        if other.column == column or column.metric not in ("accuracy", "mean_per_class", "map_11point", "AP", "mIoU"):
+        if other.column == column or column.metric not in MAIN_METRICS:
             continue
         settings = [each.records[0].result.details.get("settings") for each in (reference, sample)]
-        told = differences(*settings) or ["the data: other images or labels"]
+        told = _difference(other.column, column, *settings)
         more = f", and {len(told) - 4} more" if len(told) > 4 else ""
         yield (
             f"{column.dataset}, {METRICS[column.metric]}: {other.column.protocol} ({other.column.protocol_hash}) and "
             f"{column.protocol} ({column.protocol_hash}) differ in {'; '.join(told[:4])}{more}."
         )
+
+
+def _difference(one: Column, other: Column, ours: Any, theirs: Any) -> list[str]:
+    """In what two columns of one data set and metric differ: settings, split, images or data."""
+    if one.protocol_hash != other.protocol_hash:
+        known = isinstance(ours, dict) and isinstance(theirs, dict)
+        return differences(ours, theirs) if known else ["settings that their lines do not tell"]
+    if one.split != other.split:
+        return [f"the split: {one.split} and {other.split}"]
+    if one.num_examples != other.num_examples:
+        return [f"the number of images: {one.num_examples} and {other.num_examples}"]
+    return ["the data: other images or labels"]

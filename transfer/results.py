@@ -171,7 +171,7 @@ def _parse(line: str) -> Result:
             f"written by gsg-transfer {writer}, expected {__version__} or earlier: update this project"
         )
     for name, kinds in _KINDS.items():
-        if not isinstance(record[name], kinds):
+        if not isinstance(record[name], kinds) or isinstance(record[name], bool):
             raise TypeError(f"{name} is something else")
     for name, kinds in _DETAILS.items():
         if not isinstance(record["details"].get(name), kinds):
@@ -183,8 +183,14 @@ def _parse(line: str) -> Result:
     result = Result(**{**record, "interval": (float(low), float(high))})
     if not math.isfinite(result.value):
         raise _UnusableError(f"expected a finite number as value, got {result.value}")
-    if result.unit == "share" and not 0 <= result.value <= 1:
+    if result.unit != "share":
+        raise _UnusableError(f"expected the unit share, got {printable(result.unit, 40)}")
+    if not 0 <= result.value <= 1:
         raise _UnusableError(f"expected a share in 0..1, got {result.value:g}")
+    if result.num_examples < 1:
+        raise _UnusableError(f"expected one example or more, got {result.num_examples}")
+    if all(map(math.isfinite, result.interval)) and not 0 <= result.interval[0] <= result.interval[1] <= 1:
+        raise _UnusableError(f"expected an interval of shares from low to high, got {result.interval}")
     return result
 
 
