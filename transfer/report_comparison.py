@@ -136,8 +136,9 @@ def compare_rows(first: Row, second: Row, say: Callable[[str], None]) -> Paired:
         say: is told which task is being compared.
 
     Raises:
-        InputError: they share no task.
+        InputError: they share no task, or are one method.
     """
+    check_two(first, second)
     columns = [column for column in first.samples if column in second.samples and column.metric in MAIN_METRICS]
     compared, problems = [], list(_unshared(first, second))
     for column in columns:

@@ -259,8 +259,8 @@ def _notes(
         )
     elif len(rows) > 1:
         yield (
-            "Nothing is bold: no row is significantly better than every other (5 %, Holm's correction within a column; a "
-            "row of a single seed says nothing of its others)."
+            "Nothing is bold: no row is significantly better than every other (5 %, Holm's correction within a column; "
+            "a row of a single seed says nothing of its others)."
         )
     whys = {cell.why for _, cells in rows for cell in cells if cell.why}
     meanings = {
