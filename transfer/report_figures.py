@@ -91,7 +91,7 @@ def _accuracy(curves: Sequence[Curves], *, predictor: bool) -> Drawn | str:
         objective, arch, dataset, epochs, batch = setting
         axes.set_title(f"{objective}, {arch}, {dataset}, {epochs} epochs, batch {batch}", parse_math=False)
         axes.set(xlabel="epoch", ylabel="k-NN accuracy, per cent")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     legend_of(figure, panels)
     caption = (
         f"{title}, by the monitor of pretraining; a line is the mean over seeds where all have one, a band from the "
@@ -147,7 +147,7 @@ def _collapse(curves: Sequence[Curves]) -> Drawn | str:
             _mean_line(axes, [each.points(name, over) for each in runs], 1, label, look_of(index))
     panels[0].set(xlabel="step", ylabel="spread of the projections", ylim=(0, None))
     panels[1].set(xlabel="epoch", ylabel="effective rank of the projections", ylim=(0, None))
-    panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     legend_of(figure, panels)
     caption = (
         f"{title}: deviation per dimension of the normalised projections times sqrt(d) (1 is even, 0 a point; Chen & "

@@ -198,11 +198,12 @@ def _why(row: str, place: Place, samples: Mapping[Place, Sample], material: Mate
     """Why a method has no number in a column."""
     column = place.column
     own = [each for each in material.rows if row == (each.title if place.batch_size is None else each.label)]
+    if place.batch_size is not None:
+        own = [each for each in own if each.source.get("batch_size") == place.batch_size]
     if any(_contradicting(each, column, material) for each in own):
         return CONTRADICTION
     if place.batch_size is not None:
-        of_size = [each for each in own if each.source.get("batch_size") == place.batch_size and column in each.samples]
-        return SEVERAL_RECIPES if len(of_size) > 1 else NO_RECORD
+        return SEVERAL_RECIPES if sum(column in each.samples for each in own) > 1 else NO_RECORD
     kind = column.task, column.dataset, column.metric
     same = any((each.column.task, each.column.dataset, each.column.metric) == kind for each in samples)
     return OTHER_PROTOCOL if same else NO_RECORD
