@@ -18,12 +18,11 @@ from transfer.detection_curves import Matches
 from transfer.report_records import Record
 from transfer.report_rows import MAIN_METRICS, Column, Row, Sample, sample_of
 from transfer.segmentation_metrics import METRICS as SEGMENTATION_METRICS
-from transfer.segmentation_metrics import Confusions
+from transfer.segmentation_metrics import Confusions, draws
 from transfer.significance import Comparison, Floats, Runs
 from transfer.training_folder import differences
 
 _RESAMPLES, _SEED = 1000, 0
-_AT_ONCE = 1 << 22  # of images in resamples: 32 MiB
 _EQUAL = 1e-6  # a stored number and that of its predictions, which are stored in single precision
 
 
@@ -287,9 +286,11 @@ def _classes(metric: str, labels: npt.NDArray[np.integer], predicted: npt.NDArra
     per_image = 1 / (of_class[labels] * (of_class > 0).sum()) if metric == "mean_per_class" else 1 / len(labels)
     shares = right * per_image
     if metric == "accuracy":
-        drawn = np.concatenate([counts @ shares for counts in _draws(len(labels))])
+        drawn = np.concatenate([counts @ shares for counts in draws(len(labels), _RESAMPLES, _SEED)])
     else:
-        drawn = np.concatenate([_mean_per_class(counts, labels, right) for counts in _draws(len(labels))])
+        drawn = np.concatenate(
+            [_mean_per_class(counts, labels, right) for counts in draws(len(labels), _RESAMPLES, _SEED)]
+        )
     return _Run(float(shares.sum()), drawn, shares)
 
 
@@ -307,18 +308,8 @@ def _mean_per_class(counts: Floats, labels: npt.NDArray[np.integer], right: Floa
 def _ranking(record: Record, labels: npt.NDArray[np.integer], scores: npt.NDArray[np.floating]) -> _Run:
     curve = bool((record.result.details.get("settings") or {}).get("reference_curve", False))
     value = partial(metrics.mean_average_precision, metrics.rank(labels, scores), reference_curve=curve)
-    drawn = [value(row.astype(np.int64)) for counts in _draws(len(labels)) for row in counts]
+    drawn = [value(row.astype(np.int64)) for counts in draws(len(labels), _RESAMPLES, _SEED) for row in counts]
     return _Run(value(None), np.array(drawn))
-
-
-def _draws(num_images: int) -> Iterator[Floats]:
-    """How often every image is in resamples, some of them at once, (r, N); the same ones for the same number."""
-    draw = np.random.default_rng(_SEED)
-    at_once = max(1, _AT_ONCE // num_images)
-    for start in range(0, _RESAMPLES, at_once):
-        rows = range(start, min(start + at_once, _RESAMPLES))
-        drawn = [np.bincount(draw.integers(num_images, size=num_images), minlength=num_images) for _ in rows]
-        yield np.array(drawn, dtype=np.float64)
 
 
 def _read_matches(record: Record, column: Column) -> tuple[Any, _Run]:

@@ -232,8 +232,8 @@ class Confusions:
             resamples: drawn with replacement, each of num_images images.
         """
         pixels = self._pixels().reshape(self.num_images, -1)
-        draws = _draws(self.num_images, resamples, seed)
-        return np.concatenate([_metrics((counts @ pixels).reshape(len(counts), 3, -1)) for counts in draws])
+        drawn = draws(self.num_images, resamples, seed)
+        return np.concatenate([_metrics((counts @ pixels).reshape(len(counts), 3, -1)) for counts in drawn])
 
     def check_same_truth(self, other: "Confusions") -> None:
         """Refuse to compare with a run on other images or labels.
@@ -289,8 +289,14 @@ def _named(metrics: Floats) -> dict[str, float]:
     return dict(zip(METRICS, metrics.tolist(), strict=True))
 
 
-def _draws(num_images: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """How often every image is in resamples, some of them at once, (R, N)."""
+def draws(num_images: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """How often every image is in resamples, some of them at once, (R, N); always the same for the same arguments.
+
+    Args:
+        num_images: N.
+        resamples: in all.
+        seed: of the draws.
+    """
     draw = np.random.default_rng(seed)
     at_once = max(1, _COUNTS_AT_ONCE // num_images)
     for start in range(0, resamples, at_once):
