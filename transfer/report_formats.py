@@ -286,6 +286,7 @@ def _markdown_cell(cell: Text) -> str:
 # Latin-1's letters that pdfLaTeX knows without a package
 _ACCENTED = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõöøùúûüýÿ"
 
+_ROWS_OF_A_PAGE = 30
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -294,7 +295,9 @@ _LATEX = {
 
 
 def to_latex(grid: Grid) -> str:
-    """A table environment for a document with the packages booktabs and graphicx."""
+    """A table for a document with the packages that its first line names; over several pages if it has many rows."""
+    if len(grid.rows) > _ROWS_OF_A_PAGE:
+        return _long_latex(grid)
     width = len(grid.headers)
     headers = " & ".join(["", *(_stacked([_latex(each) for each in header if each]) for header in grid.headers)])
     bodies = [
@@ -319,6 +322,33 @@ def to_latex(grid: Grid) -> str:
             r"\bottomrule",
             r"\end{tabular}}",
             r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _long_latex(grid: Grid) -> str:
+    headers = " & ".join(["", *(_latex(", ".join(filter(None, header))) for header in grid.headers)])
+    lines = [
+        " & ".join(["{}" + _latex(title), *(_latex(" ".join(filter(None, [c.main, c.under]))) for c in cells)]) + r" \\"
+        for title, cells in (*grid.rows, *grid.below)
+    ]
+    share = 0.75 / len(grid.headers)
+    columns = rf"*{{{len(grid.headers)}}}{{>{{\raggedright\arraybackslash}}p{{{share:.3f}\linewidth}}}}"
+    notes = " ".join(map(_latex, grid.notes))
+    return "\n".join(
+        [
+            "% \\usepackage{array, booktabs, longtable}",
+            r"{\tiny\setlength{\tabcolsep}{2pt}",
+            rf"\begin{{longtable}}{{>{{\raggedright\arraybackslash}}p{{.2\linewidth}}{columns}}}",
+            rf"\caption{{{_latex(grid.title)}. {notes}}}\label{{tab:{grid.name}}}\\",
+            r"\toprule",
+            headers + r" \\",
+            r"\midrule",
+            r"\endhead",
+            *lines,
+            r"\bottomrule",
+            r"\end{longtable}}",
             "",
         ]
     )

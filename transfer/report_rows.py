@@ -1,8 +1,8 @@
 """From records to the cells of tables: which runs are one method, which numbers share a column, and what they say."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -157,7 +157,7 @@ def rows_of(records: Sequence[Record]) -> tuple[list[Row], list[str]]:
         records: each measurement once.
     """
     groups: dict[_Key, list[Record]] = defaultdict(list)
-    for record in records:
+    for record in _completed(records):
         groups[row_key(record.result)].append(record)
     groups, told = _split(groups)
     told += _unknown_recipes(groups)
@@ -171,6 +171,17 @@ def rows_of(records: Sequence[Record]) -> tuple[list[Row], list[str]]:
         first = group[0].result
         rows.append(Row(titles[key], first.representation, source_of(first), samples, row_key(first)))
     return rows, told
+
+
+def _completed(records: Sequence[Record]) -> Iterator[Record]:
+    """Lines of an earlier version do not say what a checkpoint says of itself; others of the same checkpoint may."""
+    said = {record.result.checkpoint_sha256: source for record in records if (source := source_of(record.result))}
+    for record in records:
+        known = said.get(record.result.checkpoint_sha256)
+        if record.result.checkpoint_sha256 and known and not source_of(record.result):
+            details = {**record.result.details, "source": known}
+            record = record._replace(result=replace(record.result, details=details))
+        yield record
 
 
 def source_of(result: Result) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from converters.checkpoint import settings_hash
@@ -87,6 +88,17 @@ class Material:
     contradicting: Sequence[Record]
     published: Sequence[Published]
 
+    @cached_property
+    def num_contradicting(self) -> Counter[tuple[Any, Column]]:
+        """How many measurements have several values, by the key of a row and the column."""
+        results = [record.result for record in self.contradicting]
+        return Counter((row_key(each), column_of(each)) for each in results)
+
+    @cached_property
+    def by_title(self) -> dict[str, Row]:
+        """The methods by their titles."""
+        return {row.title: row for row in self.rows}
+
 
 def build_tables(material: Material) -> list[Table]:
     """The tables that have a number of ours."""
@@ -134,7 +146,7 @@ def _table(name: str, title: str, lines: Lines, material: Material) -> Table:
     }
     rows = []
     for row, samples in lines.items():
-        own = {each.title: each for each in material.rows}.get(row)
+        own = material.by_title.get(row)
         cells = (
             Cell(
                 samples[place],
@@ -211,8 +223,7 @@ def _why(row: str, place: Place, samples: Mapping[Place, Sample], material: Mate
 
 def _contradicting(row: Row, column: Column, material: Material) -> int:
     """How many measurements of a row in a column have several values."""
-    results = [record.result for record in material.contradicting]
-    return sum(row_key(each) == row.key and column_of(each) == column for each in results)
+    return material.num_contradicting[row.key, column]
 
 
 def _published_rows(
