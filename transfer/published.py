@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from transfer.report_rows import Column
 from transfer.results import Result, protocol_hash
 
 _FOLDER = Path(__file__).resolve().parents[1] / "configs"
@@ -105,8 +106,8 @@ class Published:
         parts += [f"batch {known['batch_size']}"] if batch and "batch_size" in known else []
         return f"{', '.join(filter(None, parts))} ({self.title})"
 
-    def measures_like(self, result: Result) -> bool:
-        """Whether a result is of the same kind, data set and metric, by whatever protocol."""
+    def measures_like(self, result: Result | Column) -> bool:
+        """Whether a result, or a column of results, is of the same kind, data set and metric, by whatever protocol."""
         return (result.task, result.dataset, result.metric) == (self.procedure.task, self.dataset, self.metric)
 
     def may_hold(self, source: Mapping[str, Any]) -> bool:

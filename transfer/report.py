@@ -127,8 +127,10 @@ def _compare(first: Row, second: Row, console: Console) -> Paired:
             f"{each.column.dataset}, {each.column.task}, {each.column.metric}: {100 * each.first:.2f} and "
             f"{100 * each.second:.2f}, difference {100 * comparison.difference:+.2f} "
             f"[{100 * comparison.low:+.2f}, {100 * comparison.high:+.2f}], p {each.adjusted:.3g} with Holm's "
-            f"correction ({each.test}); {100 * comparison.detectable:.2f} could have been shown"
+            f"correction ({each.test})"
         )
+        if comparison.detectable:  # of equal predictions no variance is known, from which power would follow
+            text += f"; {100 * comparison.detectable:.2f} could have been shown"
         console.print(printable(text, length=1000))
     return paired
 

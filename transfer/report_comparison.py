@@ -16,13 +16,13 @@ from transfer import metrics, significance
 from transfer.archives import read_archive
 from transfer.detection_curves import Matches
 from transfer.report_records import Record
-from transfer.report_rows import MAIN_METRICS, Column, Row, Sample, sample_of
+from transfer.report_rows import MAIN_METRICS, Column, Row, Sample, sample_of, unlike
 from transfer.segmentation_metrics import METRICS as SEGMENTATION_METRICS
 from transfer.segmentation_metrics import Confusions, draws
 from transfer.significance import Comparison, Floats, Runs
-from transfer.training_folder import differences
 
 _RESAMPLES, _SEED = 1000, 0
+_FEWEST_RESAMPLES = 100  # from which a variance is known within a seventh
 _EQUAL = 1e-6  # a stored number and that of its predictions, which are stored in single precision
 
 
@@ -160,11 +160,7 @@ def _unshared(first: Row, second: Row) -> Iterator[str]:
         kind = column.task, column.dataset, column.metric
         alike = [each for each in second.samples if (each.task, each.dataset, each.metric) == kind]
         if column.metric in MAIN_METRICS and alike and column not in second.samples:
-            one, other = (
-                row.samples[each].records[0].result.details.get("settings")
-                for row, each in ((first, column), (second, alike[0]))
-            )
-            told = first_few(differences(one, other)) or "the data"
+            told = first_few(unlike(column, first.samples[column], alike[0], second.samples[alike[0]]))
             yield (
                 f"{column.dataset}, {column.metric}: not compared: {column.protocol} ({column.protocol_hash}) and "
                 f"{alike[0].protocol} ({alike[0].protocol_hash}) differ in {told}"
@@ -192,6 +188,11 @@ def _compare(column: Column, first: Sample, second: Sample) -> Compared:
     if not _same(*(truth for truth, _ in loaded)):
         raise InputError("the stored predictions are of different test images or labels; evaluate both again")
     (runs_a, singles_a), (runs_b, singles_b) = (runs for _, runs in loaded)
+    # a resample that has lost every object has no value; it is left out for both
+    known = ~np.isnan(np.hstack([runs_a.drawn, runs_b.drawn])).any(axis=1)
+    if known.sum() < _FEWEST_RESAMPLES:
+        raise InputError(f"{_RESAMPLES - known.sum()} of {_RESAMPLES} resamples of the images have no object")
+    runs_a, runs_b = (Runs(each.values, each.drawn[known]) for each in (runs_a, runs_b))
     comparison, test = significance.compare(runs_a, runs_b), "bootstrap over images"
     if len(runs_a.values) > 1 or len(runs_b.values) > 1:
         level = "seeds of the training on top of these two checkpoints alone" if on_top else "seeds"
@@ -241,9 +242,7 @@ def _load(sample: Sample, column: Column, *, on_top: bool) -> tuple[Any, tuple[R
 def _read(record: Record, column: Column) -> tuple[Any, _Run]:
     if column.task not in _READERS or column.metric not in _STORED[column.task]:
         raise InputError(f"{record.place}: nothing is stored of {column.task}, {column.metric}; evaluate again")
-    truth, run = _READERS[column.task](record, column)
-    drawn = run.drawn[~np.isnan(run.drawn)]
-    return truth, run._replace(drawn=np.where(np.isnan(run.drawn), drawn.mean() if len(drawn) else np.nan, run.drawn))
+    return _READERS[column.task](record, column)
 
 
 def _named(record: Record, name: str, what: str) -> Path:

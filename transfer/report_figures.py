@@ -85,7 +85,7 @@ def _accuracy(curves: Sequence[Curves], *, predictor: bool) -> Drawn | str:
         lacking = "with k-NN accuracies in its log" if predictor else "without predictor (objective.predictor=false)"
         return f"{title}: there is no pretraining run {lacking}."
     figure, panels = panels_of(min(len(groups), _MOST_PANELS))
-    for axes, (setting, methods) in zip(panels, groups.items(), strict=False):
+    for axes, (setting, methods) in zip(panels, list(groups.items())[:_MOST_PANELS], strict=True):
         for index, (method, runs) in enumerate(list(methods.items())[:_MOST_LINES]):
             _mean_line(axes, [each.points("knn", "epoch") for each in runs], 100, method, look_of(index))
         objective, arch, dataset, epochs, batch = setting
@@ -173,7 +173,7 @@ def _paths(rows: Sequence[Row]) -> Drawn | str:
     if not groups:
         return f"{title}: there is no result of logistic regression."
     figure, panels = panels_of(min(len(groups), _MOST_PANELS), 2.6)
-    for axes, (column, lines) in zip(panels, groups.items(), strict=False):
+    for axes, (column, lines) in zip(panels, list(groups.items())[:_MOST_PANELS], strict=True):
         for place, label, scores, chosen in lines[:_MOST_LINES]:
             look = look_of(place)  # the same in all panels
             axes.plot(WEIGHT_DECAYS, [100 * score for score in scores], label=plain(label), **{**look, "marker": None})

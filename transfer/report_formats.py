@@ -234,7 +234,8 @@ def _compared(each: Compared) -> Iterator[Text]:
     interval = interval_text((comparison.low, comparison.high), 2)
     yield Text(f"{100 * comparison.difference:+.2f}", interval, each.adjusted < LEVEL)
     yield Text(f"{each.adjusted:.3g}", f"{comparison.p:.3g}")
-    yield Text(f"{100 * comparison.detectable:.2f}")
+    # equal predictions have no variance, from which no power follows
+    yield Text(f"{100 * comparison.detectable:.2f}" if comparison.detectable else "")
     yield Text(each.test, f"{each.column.num_examples} images")
 
 

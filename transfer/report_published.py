@@ -74,12 +74,8 @@ def _beside(number: Published, rows: Sequence[Row]) -> Iterator[Beside]:
     if number.procedure.why:
         yield Beside(number, why=f"not measured here: {number.procedure.why}")
         return
-    kind = number.procedure.task, number.dataset, number.metric
     alike = [
-        (row, column, sample)
-        for row in rows
-        for column, sample in row.samples.items()
-        if (column.task, column.dataset, column.metric) == kind
+        (row, column, sample) for row in rows for column, sample in row.samples.items() if number.measures_like(column)
     ]
     ours = [each for each in alike if number.procedure.counterpart(each[1].protocol_hash)]
     of_method = [each for each in ours if number.may_hold(each[0].source)]

@@ -12,6 +12,7 @@ from transfer import significance
 from transfer.report_records import Record, data_of
 from transfer.results import Result
 from transfer.significance import Comparison, Interval
+from transfer.training_folder import differences
 
 # one number for each evaluation: others of the same predictions say nothing new
 MAIN_METRICS = ("accuracy", "mean_per_class", "map_11point", "AP", "mIoU")
@@ -258,6 +259,26 @@ def sample_of(records: Iterable[Record]) -> Sample:
     for record in records:
         by_seed[record.result.seed, record.result.checkpoint_sha256].append(float(record.result.value))
     return Sample(records, tuple(float(np.mean(each)) for each in by_seed.values()))
+
+
+def unlike(one: Column, first: Sample, other: Column, second: Sample) -> list[str]:
+    """In what two columns of one data set and metric differ: settings, split, images or data.
+
+    Args:
+        one: a column.
+        first: one of its samples.
+        other: another column.
+        second: one of its samples.
+    """
+    if one.protocol_hash != other.protocol_hash:
+        ours, theirs = (each.records[0].result.details.get("settings") for each in (first, second))
+        known = isinstance(ours, dict) and isinstance(theirs, dict)
+        return differences(ours, theirs) if known else ["settings that their lines do not tell"]
+    if one.split != other.split:
+        return [f"the split: {one.split} and {other.split}"]
+    if one.num_examples != other.num_examples:
+        return [f"the number of images: {one.num_examples} and {other.num_examples}"]
+    return ["the data: other images or labels"]
 
 
 def significantly_best(samples: Mapping[Any, Sample], *, level: float = 0.05) -> Any:

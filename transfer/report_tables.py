@@ -10,8 +10,7 @@ from converters.checkpoint import settings_hash
 from transfer import tasks
 from transfer.published import Published
 from transfer.report_records import Record
-from transfer.report_rows import MAIN_METRICS, Column, Row, Sample, column_of, row_key, significantly_best
-from transfer.training_folder import differences
+from transfer.report_rows import MAIN_METRICS, Column, Row, Sample, column_of, row_key, significantly_best, unlike
 
 METRICS = {
     **{"accuracy": "accuracy", "best_accuracy": "accuracy, best epoch", "mean_per_class": "mean per class"},
@@ -245,10 +244,10 @@ def _published_rows(
 
 def _stands_in(number: Published, place: Place) -> bool:
     column = place.column
-    kind = column.task, column.dataset, column.metric
-    same = kind == (number.procedure.task, number.dataset, number.metric)
     right_size = place.batch_size in (None, number.pretraining.get("batch_size"))
-    return same and right_size and number.procedure.counterpart(column.protocol_hash) is not None
+    return (
+        number.measures_like(column) and right_size and number.procedure.counterpart(column.protocol_hash) is not None
+    )
 
 
 def _notes(
@@ -299,22 +298,9 @@ def _protocol_notes(rows: Sequence[tuple[str, Sequence[Cell]]], places: Sequence
         other, reference = first.setdefault(kind, (place, sample))
         if other.column == column or column.metric not in MAIN_METRICS:
             continue
-        settings = [each.records[0].result.details.get("settings") for each in (reference, sample)]
-        told = _difference(other.column, column, *settings)
+        told = unlike(other.column, reference, column, sample)
         more = f", and {len(told) - 4} more" if len(told) > 4 else ""
         yield (
             f"{column.dataset}, {METRICS[column.metric]}: {other.column.protocol} ({other.column.protocol_hash}) and "
             f"{column.protocol} ({column.protocol_hash}) differ in {'; '.join(told[:4])}{more}."
         )
-
-
-def _difference(one: Column, other: Column, ours: Any, theirs: Any) -> list[str]:
-    """In what two columns of one data set and metric differ: settings, split, images or data."""
-    if one.protocol_hash != other.protocol_hash:
-        known = isinstance(ours, dict) and isinstance(theirs, dict)
-        return differences(ours, theirs) if known else ["settings that their lines do not tell"]
-    if one.split != other.split:
-        return [f"the split: {one.split} and {other.split}"]
-    if one.num_examples != other.num_examples:
-        return [f"the number of images: {one.num_examples} and {other.num_examples}"]
-    return ["the data: other images or labels"]
