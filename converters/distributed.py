@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -73,6 +73,18 @@ def leave() -> None:
 def rank() -> int:
     """This process's rank; 0 outside of torchrun."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes; 1 outside of torchrun."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def draw_locally(draw: Callable[[], T]) -> T:
+    """A random draw that differs between ranks, though the generator that it is made with does not."""
+    for _ in range(rank()):
+        draw()
+    return draw()
 
 
 def from_main(message: str | None) -> str | None:
@@ -169,6 +181,53 @@ def gather(x: Tensor, dim: int = 0) -> Tensor:
     return torch.cat(parts, dim)
 
 
+class _Gather(torch.autograd.Function):
+    """Forward: the rows of all ranks. Backward: what the losses of all ranks together ask of this rank's rows."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        return gather(x)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        return sum_over_ranks(gradients[0]).chunk(dist.get_world_size())[dist.get_rank()]
+
+
+class _Sum(torch.autograd.Function):
+    """Forward: the sum over ranks. Backward: likewise, since every rank's loss holds every rank's summand."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        return sum_over_ranks(x)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        return sum_over_ranks(gradients[0])
+
+
+def gather_with_gradient(x: Tensor) -> Tensor:
+    """Rows of all ranks, in the order of ranks, as if one process had computed them.
+
+    The gradient of a rank's rows is the sum over the losses of all ranks. So where every rank computes the mean over
+    its own images, or all compute the same loss of all images, the mean over ranks that DistributedDataParallel takes
+    is the gradient of the joint batch.
+
+    Args:
+        x: the same shape on every rank, (N, ...).
+    """
+    return _apply(_Gather, x) if world_size() > 1 else x
+
+
+def sum_with_gradient(x: Tensor) -> Tensor:
+    """Sum of a tensor over all ranks; gradients as by `gather_with_gradient`."""
+    return _apply(_Sum, x) if world_size() > 1 else x
+
+
+def _apply(function: type[torch.autograd.Function], x: Tensor) -> Tensor:
+    result: Tensor = function.apply(x)
+    return result
+
+
 def gather_shards(x: Tensor, num_total: int) -> Tensor:
     """Undo ``x_all[rank::world_size]``: rows of all ranks in their original order, each exactly once.
 
@@ -185,10 +244,15 @@ def gather_shards(x: Tensor, num_total: int) -> Tensor:
     return interleaved.flatten(0, 1)[:num_total]
 
 
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Sum of a tensor over all ranks; no gradient flows through."""
+    if world_size() == 1:
+        return x
+    total = x.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
 def mean_over_ranks(x: Tensor) -> Tensor:
     """Average of a tensor over all ranks."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return x
-    total = x.clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
+    return sum_over_ranks(x) / world_size() if world_size() > 1 else x

@@ -43,22 +43,33 @@ def recipe_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in _NO_RECIPE} | {"data": data}
 
 
+_MOMENTUM_METHODS = ("byol", "moco", "unigrad")  # that were published with a momentum target
+
+
 def method_name(config: Mapping[str, Any]) -> str:
     """How checkpoints and results name the method of a pretraining run, e.g. ``simsiam-guided-4views``.
 
     Args:
         config: as the run's config.yaml has it.
     """
-    objective, schedule = config["objective"], config["optim"]["schedule"]
-    parts = [
-        objective["name"],
-        objective.get("guidance"),
-        f"{objective['views']}views" if "views" in objective else None,
-    ]
+    objective, views, schedule = config["objective"], config.get("views", {}), config["optim"]["schedule"]
+    name = objective["name"]
+    parts = [name]
+    if "views" in objective:  # else the method knows no guidance
+        parts += [objective["guidance"], f"{objective['views']}views"]
+    if views.get("num_local"):
+        parts.append(f"{views['num_local']}local")
+    # before version 2 of the options, `predictor` was a truth value
+    predictor = {True: "mlp", False: "none"}.get(objective.get("predictor", "mlp"), objective.get("predictor", "mlp"))
+    momentum = objective.get("momentum")
     controls = {
+        "cutmix": bool(views.get("cutmix_p")),
+        "momentum": name not in _MOMENTUM_METHODS and momentum is not None,
+        "nomomentum": name in _MOMENTUM_METHODS and momentum is None,
         "globalpairs": objective.get("pairs") == "global",
-        "nopredictor": not objective.get("predictor", True),
+        "directpred": predictor == "directpred",
+        "nopredictor": predictor == "none",
         "nostopgradient": not objective.get("stop_gradient", True),
         "constantlr": schedule == "constant",
     }
-    return "-".join([*filter(None, parts), *(name for name, applies in controls.items() if applies)])
+    return "-".join([*parts, *(control for control, applies in controls.items() if applies)])

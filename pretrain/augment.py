@@ -1,7 +1,7 @@
 """Random views of a whole batch of images at once, on any device.
 
-Crop, resize, flip, colour jitter, grey, blur, normalise with torchvision's definitions, but without the rounding to
-8 bits after each step. `pretrain/decode.py` does the same for one image at a time.
+Crop, resize, flip, colour jitter, grey, blur, solarise, normalise with torchvision's definitions, but without the
+rounding to 8 bits after each step. `pretrain/decode.py` does the same for one image at a time.
 """
 
 import math
@@ -35,6 +35,7 @@ def augment_batch(images: Tensor, parameters: Parameters, config: ViewConfig) ->
     _jitter(views, parameters, groups.bounds)
     _drop_colour(views, parameters.gray)
     _blur(views, parameters)
+    _solarize(views, parameters.solarize)
     mean, std = (views.new_tensor(values)[:, None, None] for values in (config.mean, config.std))
     normalised = torch.empty_like(views)
     normalised[rows] = views.sub_(mean).div_(std)
@@ -150,6 +151,16 @@ def _blur(views: Tensor, parameters: Parameters) -> None:
     matrices = _blur_matrices(sigma.to(views.device, non_blocking=True), reach, views.shape[-1])
     rows = chosen.to(views.device, non_blocking=True)
     views[rows] = _filter(views[rows], matrices, matrices)
+
+
+def _solarize(views: Tensor, chosen: Tensor) -> None:
+    """Invert what is brighter than half, in place (PIL's ImageOps.solarize with its threshold of 128)."""
+    rows = chosen.nonzero()[:, 0]
+    if not len(rows):
+        return
+    rows = rows.to(views.device, non_blocking=True)
+    bright = views[rows]
+    views[rows] = torch.where(bright < 0.5, bright, 1 - bright)
 
 
 def _blur_matrices(sigma: Tensor, reach: int, size: int) -> Tensor:

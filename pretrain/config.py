@@ -48,6 +48,16 @@ class ViewConfig:
         gray_p: probability of dropping colour.
         blur_p: probability of Gaussian blur.
         blur_sigma: range of the blur's standard deviation in pixels of the view.
+        solarize_p: probability of inverting what is brighter than half (Grill et al. 2020, appendix B).
+        second_blur_p: blur_p of the second view of each pair; None: as the first.
+        second_solarize_p: likewise, of solarize_p.
+        num_local: small crops beside the objective's views (multi-crop, Caron et al. 2020); None: not said, which means
+            none, and is refused by methods whose published numbers differ by it.
+        local_size: side of a small crop in pixels.
+        local_scale: range of its share of the image's area (Caron et al. 2020; facebookresearch/swav).
+        cutmix_p: probability that a step pastes a box of another image into every image of the online network, and
+            mixes the targets by area (Yun et al. 2019).
+        cutmix_alpha: of the Beta distribution of the share that is kept; 1 is uniform (Yun et al. 2019).
         mean: subtracted from pixels in 0..1.
         std: divides them then.
     """
@@ -61,6 +71,14 @@ class ViewConfig:
     gray_p: float = 0.2
     blur_p: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize_p: float = 0.0
+    second_blur_p: float | None = None
+    second_solarize_p: float | None = None
+    num_local: int | None = None
+    local_size: int | None = None
+    local_scale: tuple[float, float] = (0.05, 0.14)
+    cutmix_p: float = 0.0
+    cutmix_alpha: float = 1.0
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -70,16 +88,29 @@ class ViewConfig:
         Raises:
             InputError: a list of another length, or a number out of range.
         """
-        lengths = {"crop_scale": 2, "crop_ratio": 2, "blur_sigma": 2, "jitter": 4, "mean": 3, "std": 3}
+        lengths = {
+            "crop_scale": 2,
+            "crop_ratio": 2,
+            "blur_sigma": 2,
+            "local_scale": 2,
+            "jitter": 4,
+            "mean": 3,
+            "std": 3,
+        }
         for name, length in lengths.items():
             values = tuple(getattr(self, name))
             if len(values) != length:
                 raise InputError(f"views.{name}: expected {length} numbers, got {list(values)}")
             setattr(self, name, values)
         _check_range("views.size", self.size, 1, math.inf)
-        for name in ("flip_p", "jitter_p", "gray_p", "blur_p"):
-            _check_range(f"views.{name}", getattr(self, name), 0, 1)
-        for name, most in (("crop_scale", 1.0), ("crop_ratio", math.inf), ("blur_sigma", math.inf)):
+        probabilities = ("flip_p", "jitter_p", "gray_p", "blur_p", "solarize_p", "cutmix_p")
+        for name in (*probabilities, "second_blur_p", "second_solarize_p"):
+            if getattr(self, name) is not None:
+                _check_range(f"views.{name}", getattr(self, name), 0, 1)
+        _check_range("views.cutmix_alpha", self.cutmix_alpha, 1e-3, math.inf)
+        self._check_local()
+        ranges = {"crop_scale": 1.0, "local_scale": 1.0, "crop_ratio": math.inf, "blur_sigma": math.inf}
+        for name, most in ranges.items():
             low, high = getattr(self, name)
             if not 0 < low <= high <= most:
                 raise InputError(f"views.{name}: expected 0 < low <= high <= {most:g}, got {low:g} and {high:g}")
@@ -89,27 +120,50 @@ class ViewConfig:
             _check_range("views.jitter", value, 0, math.inf)
         _check_range("views.jitter, hue", self.jitter[3], 0, 0.5)
 
+    def _check_local(self) -> None:
+        if self.num_local is not None:
+            _check_range("views.num_local", self.num_local, 0, math.inf)
+        if self.local_size is not None:
+            _check_range("views.local_size", self.local_size, 1, math.inf)
+        if self.num_local and self.local_size is None:
+            raise InputError(
+                f"views.num_local is {self.num_local}, but views.local_size is missing: expected the side of the "
+                "small crops in pixels, e.g. 96 beside views of 224"
+            )
+
 
 @dataclass
 class OptimConfig:
-    """Stochastic gradient descent with momentum, and its schedule; the defaults are SimSiam's and GSG's on ImageNet.
+    """The optimiser and its schedule; the defaults are SimSiam's and GSG's on ImageNet.
 
     Attributes:
+        name: ``sgd``, or ``lars``: SGD whose steps are as long as 1e-3 of each tensor's norm (You et al. 2017).
         base_lr: learning rate for a batch of 256.
-        scale_lr: multiply base_lr by batch_size / 256 (Goyal et al. 2017); False takes base_lr as it is.
+        bias_lr: the same for biases and norms, i.e. every tensor of one dimension; None: base_lr.
+        scale_lr: multiply rates by batch_size / 256 (Goyal et al. 2017); False takes them as they are.
         momentum: of SGD, without Nesterov.
         weight_decay: on every parameter, biases and batch norm included, as in the official code.
-        schedule: ``cosine`` to zero over the run, or ``constant``.
+        exclude_1d: no weight decay on biases and norms, and no adaptation by LARS.
+        schedule: ``cosine`` over the run, or ``constant``.
         schedule_by: the schedule moves once per ``epoch`` (the official code) or per ``step``.
+        final_share: of the rate, where the cosine ends.
+        warmup_epochs: in which the rate rises linearly; the cosine begins after them.
+        warmup_from: share of the rate where it rises from.
         fix_predictor_lr: the predictor keeps the initial rate.
     """
 
+    name: str = "sgd"
     base_lr: float = 0.05
+    bias_lr: float | None = None
     scale_lr: bool = True
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    exclude_1d: bool = False
     schedule: str = "cosine"
     schedule_by: str = "epoch"
+    final_share: float = 0.0
+    warmup_epochs: float = 0.0
+    warmup_from: float = 0.0
     fix_predictor_lr: bool = True
 
 
@@ -125,6 +179,7 @@ class MonitorConfig:
         k: number of neighbours.
         temperature: of the weights exp(similarity / temperature); None for a majority vote.
         on_collapse: ``warn``, or ``stop`` the run with exit code 3.
+        gradients: log alignment, uniformity, and the gradient's two terms, see pretrain/gradients.py.
     """
 
     labelled: str | None = None
@@ -133,6 +188,7 @@ class MonitorConfig:
     k: int = 200
     temperature: float | None = None
     on_collapse: str = "warn"
+    gradients: bool = False
 
 
 @dataclass
@@ -178,6 +234,7 @@ class Config:
             InputError: an unknown choice, or a number out of range.
         """
         feature_dim(self.arch)
+        _check_choice("optim.name", self.optim.name, ("lars", "sgd"))
         _check_choice("optim.schedule", self.optim.schedule, ("cosine", "constant"))
         _check_choice("optim.schedule_by", self.optim.schedule_by, ("epoch", "step"))
         _check_choice("monitor.on_collapse", self.monitor.on_collapse, ("warn", "stop"))
@@ -194,10 +251,26 @@ class Config:
             _check_range(key, value, 0, math.inf)
         for name in ("base_lr", "momentum", "weight_decay"):
             _check_range(f"optim.{name}", getattr(self.optim, name), 0, math.inf)
+        self._check_schedule()
         if self.monitor.temperature is not None:
             _check_range("monitor.temperature", self.monitor.temperature, 1e-2, math.inf)
         if self.batch_size % self.accumulate:
             raise InputError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+
+    def _check_schedule(self) -> None:
+        optim = self.optim
+        if optim.bias_lr is not None:
+            _check_range("optim.bias_lr", optim.bias_lr, 0, math.inf)
+            if not optim.base_lr:
+                raise InputError("optim.base_lr: expected more than 0 beside optim.bias_lr, got 0")
+        _check_range("optim.warmup_epochs", optim.warmup_epochs, 0, self.epochs)
+        for name in ("final_share", "warmup_from"):
+            _check_range(f"optim.{name}", getattr(optim, name), 0, 1)
+        if optim.warmup_epochs and optim.schedule_by == "epoch":
+            raise InputError(
+                "optim.warmup_epochs: the rate would stand still within each epoch of the warm-up; set "
+                "optim.schedule_by=step"
+            )
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -18,7 +18,7 @@ from converters.randomness import generator
 from pretrain.augment import augment_batch
 from pretrain.config import DataConfig, ViewConfig
 from pretrain.stream import Stream
-from pretrain.views import draw_parameters
+from pretrain.views import draw_parameters, view_recipes
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Loader:
     Args:
         source: the images.
         views: the distribution of the views.
-        num_views: independent views of each image.
+        num_views: independent views of each image, beside the small crops that `views` names.
         batch_size: images per batch over all processes.
         seed: of the order of the images and of the views.
         rank: of this process; it gets the rank-th contiguous part of every batch.
@@ -123,7 +123,8 @@ class Loader:
             start: the first batch wanted; the ones before it are not computed.
 
         Returns:
-            An iterator over lists of `num_views` normalised tensors, float32 (batch_size / world_size, 3, size, size).
+            An iterator over lists of `num_views` normalised tensors, float32 (batch_size / world_size, 3, size, size),
+            followed by those of the small crops, where there are any, of their own size.
 
         Raises:
             InputError: while iterating: an image cannot be decoded, and the configuration does not say to skip such.
@@ -140,8 +141,7 @@ class _PoolViews:
 
     def __init__(self, pool: Pool, views: ViewConfig, num_views: int, batch_size: int, share: slice, seed: int) -> None:
         self._images = pool.images
-        self._views = views
-        self._num_views = num_views
+        self._recipes = view_recipes(views, num_views)
         self._batch_size = batch_size
         self._share = share
         self._seed = seed
@@ -150,9 +150,10 @@ class _PoolViews:
         """Views of batches of images, as `Stream.batches`."""
         for batch, rows in enumerate(batches.to(self._images.device), start):
             images = self._images[rows]
-            yield [self._view(images, epoch, batch, view) for view in range(self._num_views)]
+            yield [self._view(images, epoch, batch, view) for view in range(len(self._recipes))]
 
     def _view(self, images: Tensor, epoch: int, batch: int, view: int) -> Tensor:
         random = generator(self._seed, "views", epoch, batch, view)
-        parameters = draw_parameters(self._views, self._batch_size, images.shape[2], images.shape[3], random)
-        return augment_batch(images, parameters[self._share], self._views)
+        recipe = self._recipes[view]
+        parameters = draw_parameters(recipe, self._batch_size, images.shape[2], images.shape[3], random)
+        return augment_batch(images, parameters[self._share], recipe)

@@ -3,6 +3,7 @@
 import io
 import math
 import struct
+from itertools import groupby
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from converters.errors import InputError
 from pretrain.augment import BLUR_REACH, GRAY_WEIGHTS
 from pretrain.config import ViewConfig
-from pretrain.views import Parameters, draw_parameters
+from pretrain.views import Parameters, draw_parameters, view_recipes
 
 # what PIL and OpenCV raise for a broken or huge file
 _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError, cv2.error)
@@ -33,11 +34,11 @@ def load_views(path: Path, config: ViewConfig, num_views: int, random: torch.Gen
     Args:
         path: of the image.
         config: the distribution of the views.
-        num_views: views of the image.
+        num_views: views of the image, beside the small crops that `config` names.
         random: generator of their parameters.
 
     Returns:
-        The views, each (size, size, 3).
+        The views, each (size, size, 3), then the small crops.
 
     Raises:
         InputError: the image cannot be read or decoded.
@@ -45,23 +46,33 @@ def load_views(path: Path, config: ViewConfig, num_views: int, random: torch.Gen
     try:
         encoded = np.fromfile(path, np.uint8)
         with Image.open(io.BytesIO(encoded.data)) as image:
-            parameters = draw_parameters(config, num_views, image.height, image.width, random)
-            crops = _crop(image, encoded, parameters.box.tolist(), config.size)
+            drawn, sizes = [], []
+            for recipe, alike in groupby(view_recipes(config, num_views)):
+                num = len(list(alike))
+                drawn.append(draw_parameters(recipe, num, image.height, image.width, random))
+                sizes += [recipe.size] * num
+            boxes = [box for parameters in drawn for box in parameters.box.tolist()]
+            crops = iter(_crop(image, encoded, boxes, sizes))
     except _UNDECODABLE as error:
         raise InputError(f"cannot decode the image {path}; remove it, or set data.skip_corrupt=true") from error
-    return [_recolour(crop, parameters, row) for row, crop in enumerate(crops)]
+    return [_recolour(next(crops), parameters, row) for parameters in drawn for row in range(len(parameters))]
 
 
-def _crop(image: Image.Image, encoded: npt.NDArray[np.uint8], boxes: list[list[int]], size: int) -> list[MatLike]:
-    """Crop and resize, antialiased bilinear; a JPEG at reduced size where every crop still has `size` pixels then."""
-    smallest = min(min(height, width) for _, _, height, width in boxes)
-    reduction = next((factor for factor in _REDUCTIONS if smallest >= factor * size), 1)
+def _crop(
+    image: Image.Image, encoded: npt.NDArray[np.uint8], boxes: list[list[int]], sizes: list[int]
+) -> list[MatLike]:
+    """Crop and resize, antialiased bilinear; a JPEG at reduced size where every crop has pixels enough then."""
+    smallest = min(min(box[2:]) / size for box, size in zip(boxes, sizes, strict=True))
+    reduction = next((factor for factor in _REDUCTIONS if smallest >= factor), 1)
     if image.format == "JPEG" and reduction > 1:
         image.draft("RGB", (image.width // reduction, image.height // reduction))
         reduced = image.convert("RGB")
-        return [_resize_reduced(reduced, np.array(box) / reduction, size) for box in boxes]
+        return [_resize_reduced(reduced, np.array(b) / reduction, size) for b, size in zip(boxes, sizes, strict=True)]
     pixels = _decode(image, encoded)
-    return [_resize(pixels[:, top : top + height, left : left + width], size) for top, left, height, width in boxes]
+    return [
+        _resize(pixels[:, top : top + height, left : left + width], size)
+        for (top, left, height, width), size in zip(boxes, sizes, strict=True)
+    ]
 
 
 def _resize_reduced(image: Image.Image, box: npt.NDArray[np.float64], size: int) -> MatLike:
@@ -103,6 +114,8 @@ def _recolour(view: MatLike, parameters: Parameters, row: int) -> MatLike:
         view = cv2.cvtColor(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     if parameters.blur[row]:
         view = _blur(view, float(parameters.sigma[row]))
+    if parameters.solarize[row]:
+        view = np.where(view < 128, view, 255 - view)
     return cv2.flip(view, 1) if parameters.flip[row] else view
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from converters import distributed
+from pretrain.cutmix import Mix
 
 MODES = ("guided", "random", "reverse", "symmetric")
 PAIRS = ("local", "global")
@@ -49,8 +50,7 @@ def closest_pair(first: Tensor, second: Tensor) -> Tensor:
         k in 0..3, (N,): view ``k // 2`` of the first image and view ``k % 2`` of the second.
     """
     # In half precision the squares of projections of norm 45 lose the difference between two distances.
-    dtype = torch.promote_types(first.dtype, torch.float32)
-    first, second = first.detach().to(dtype), second.detach().to(dtype)
+    first, second = full(first.detach()), full(second.detach())
     best = torch.zeros(first.shape[1], dtype=torch.long, device=first.device)
     closest = (first[0] - second[0]).square().sum(-1)
     for k in (1, 2, 3):
@@ -97,30 +97,59 @@ def select_sources(z: Tensor, mode: str, pairs: str, generator: torch.Generator)
 
 
 def _draw(num_images: int, pairs: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A permutation, and a random choice per pair; local pairs differ between ranks though the generator does not."""
-    for _ in range(1 + (distributed.rank() if pairs == "local" else 0)):
-        drawn = torch.randperm(num_images, generator=generator), torch.randint(4, (num_images,), generator=generator)
-    return drawn
+    """A permutation, and a random choice per pair."""
+
+    def draw() -> tuple[Tensor, Tensor]:
+        return torch.randperm(num_images, generator=generator), torch.randint(4, (num_images,), generator=generator)
+
+    return distributed.draw_locally(draw) if pairs == "local" else draw()
 
 
-def guided_loss(p: Tensor, z: Tensor, sources: Tensor) -> Tensor:
+def select(values: Tensor, sources: Tensor) -> Tensor:
+    """Those of the sources, (T, N), of values by view and image, (V, N)."""
+    return values.gather(0, sources)
+
+
+def other_views(z: Tensor, mix: Mix | None = None) -> Tensor:
+    """The unit vector that each view is to predict: that of its image's other view, mixed as the images were.
+
+    Args:
+        z: projections, (V, N, D).
+        mix: what was pasted into the images.
+    """
+    other = F.normalize(full(z), dim=-1)[torch.arange(len(z), device=z.device) ^ 1]
+    return mix.blend(other) if mix else other
+
+
+def full(x: Tensor) -> Tensor:
+    """A tensor in single precision, or in double where it has that."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def guided_loss(p: Tensor, z: Tensor, sources: Tensor, local: Tensor | None = None, mix: Mix | None = None) -> Tensor:
     """Negative cosine similarity of each source's prediction to the projection of the image's other view.
 
     Lee & Lee 2023, eq. 1 (all of two views), eq. 2 (all of four) and eq. 6 (guided): the mean over an image's terms
-    and over images is the paper's mean over pairs.
+    and over images is the paper's mean over pairs. Small crops predict each target too, and count like its source.
 
     Args:
         p: predictions, (V, N, D).
         z: projections, (V, N, D); detached by the caller, whose stop-gradient it is.
         sources: view indices, (T, N).
+        local: predictions of small crops, (L, N, D).
+        mix: what was pasted into the images that predict.
 
     Returns:
         A scalar in [-1, 1].
     """
-    dtype = torch.promote_types(p.dtype, torch.float32)
-    other = z[torch.arange(len(z), device=z.device) ^ 1]
-    agreement = F.cosine_similarity(p.to(dtype), other.to(dtype), dim=-1)
-    return -agreement.gather(0, sources).mean()
+    predicted = F.normalize(full(p), dim=-1)
+    loss = -select((predicted * other_views(z, mix)).sum(-1), sources)
+    if local is None or not len(local):
+        return loss.mean()
+    targets, crops = F.normalize(full(z), dim=-1), F.normalize(full(local), dim=-1)
+    agreement = torch.einsum("lnd, vnd -> lvn", crops, targets)
+    of_crops = torch.stack([-select(of_crop, sources ^ 1) for of_crop in agreement])
+    return torch.cat([loss[None], of_crops]).mean()
 
 
 def statistics(selection: Selection) -> dict[str, Tensor]:

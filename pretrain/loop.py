@@ -126,6 +126,7 @@ class _Training:
         for index, views in enumerate(parts):
             scalars = self._backward(views, index)
             sums = {name: sums.get(name, 0) + value.detach() for name, value in scalars.items()}
+        self.run.objective.before_step()
         self.optimizer.step()
         return {name: value / self.config.accumulate for name, value in sums.items()}
 

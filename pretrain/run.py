@@ -20,6 +20,7 @@ from converters.errors import ArgumentParser, InputError, reports_input_errors
 from converters.images import NAMES
 from pretrain import objectives
 from pretrain.config import Config, as_dict, load_config
+from pretrain.cutmix import CutMix
 from pretrain.data import Loader, open_source
 from pretrain.loop import CollapseError, Run, method_label, train
 from pretrain.monitor import KnnMonitor
@@ -90,6 +91,13 @@ def _prepare(config: Config, ranks: Ranks, output: Path) -> Run:
             "raise batch_size, or lower accumulate or the number of processes"
         )
     objective = _build_objective(config, ranks)
+    views = config.views
+    objective.prepare(
+        batch_size=part,
+        num_local=views.num_local,
+        cutmix=CutMix(views.cutmix_p, views.cutmix_alpha) if views.cutmix_p else None,
+        gradients=config.monitor.gradients,
+    )
     loader = Loader(
         open_source(config.data),
         config.views,
@@ -117,7 +125,7 @@ def _build_objective(config: Config, ranks: Ranks) -> Objective:
     method: Objective = objectives.find(config.objective.name).Method(
         config.objective, backbone, feature_dim(config.arch)
     )
-    if ranks.world_size > 1 and ranks.device.type == "cuda":  # SyncBatchNorm knows no CPU
+    if ranks.world_size > 1 and ranks.device.type == "cuda" and method.syncs_batch_norm:  # it knows no CPU
         method = nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
     if config.channels_last:
         method = method.to(memory_format=torch.channels_last)
@@ -143,12 +151,13 @@ def _open_folder(run: Run, *, resume: bool) -> AbstractContextManager[object]:
 def _plan(run: Run) -> str:
     config, images = run.config, len(run.loader) * run.config.batch_size // run.config.accumulate
     where = f"{run.ranks.world_size} x {run.ranks.device.type}" if run.ranks.world_size > 1 else str(run.ranks.device)
-    num_views = run.objective.num_views
+    num_views, num_local = run.objective.num_views, config.views.num_local or 0
     lines = [
         f"{method_label(config)} on {config.arch}, {config.views.size} px, seed {config.seed}, on {where}",
         f"{images} images of {config.data.source} per epoch, {config.epochs} epochs of {run.steps_per_epoch} steps, "
         f"batch {config.batch_size}, rate {initial_lr(config):g}",
-        f"{num_views} views per image, {num_views * run.num_steps * config.batch_size} in all",
+        f"{num_views} views per image{f' and {num_local} small ones' if num_local else ''}, "
+        f"{(num_views + num_local) * run.num_steps * config.batch_size} in all",
         f"from step {run.state.step}" if run.state else "from the start",
         f"to {run.output}",
     ]

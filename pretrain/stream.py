@@ -15,6 +15,7 @@ from converters.folder import Folder
 from converters.randomness import generator
 from pretrain.config import ViewConfig
 from pretrain.decode import load_views
+from pretrain.views import view_recipes
 
 _CHUNK = 16  # images that a worker hands over at a time: some megabytes, while a whole batch may be hundreds
 
@@ -28,7 +29,7 @@ class Stream:
     Args:
         folder: the images.
         views: the distribution of the views.
-        num_views: independent views of each image.
+        num_views: independent views of each image, beside the small crops that `views` names.
         batch_size: images per batch of this process.
         seed: of the views.
         device: where the views are wanted.
@@ -43,10 +44,11 @@ class Stream:
     ) -> None:
         self.num_skipped = 0
         self._device = device
+        self._batch_size = batch_size
+        self._sizes = [recipe.size for recipe in view_recipes(views, num_views)]
         # repeated along a line of pixels: much faster than three values at a time
-        self._mean = 255 * torch.tensor(views.mean, device=device).repeat(views.size)
-        self._scale = 1 / (255 * torch.tensor(views.std, device=device).repeat(views.size))
-        self._shape = (num_views, batch_size, views.size, views.size, 3)
+        mean, std = (255 * torch.tensor(values, device=device) for values in (views.mean, views.std))
+        self._norms = {size: (mean.repeat(size), 1 / std.repeat(size)) for size in set(self._sizes)}
         self._keys = _Keys()
         self._loader = _build_loader(_Views(folder, views, num_views, seed), self._keys, batch_size, device)
 
@@ -59,7 +61,7 @@ class Stream:
             batches: indices of images, (num_batches, batch_size).
 
         Yields:
-            For each batch, its views: float32 (batch_size, 3, size, size), normalised.
+            For each batch, its views: float32 (batch_size, 3, size, size), normalised, then its small crops.
 
         Raises:
             InputError: an image cannot be decoded, and the folder does not say to skip such.
@@ -68,23 +70,23 @@ class Stream:
         self._keys.epoch, self._keys.batches = epoch, batches
         chunks = iter(self._loader)
         for _ in batches:
-            yield list(self._assemble(chunks).permute(0, 1, 4, 2, 3))
+            yield self._assemble(chunks)
 
-    def _assemble(self, chunks: Iterator[_Chunk | InputError]) -> Tensor:
-        num_views, batch_size, size = self._shape[:3]
-        batch = torch.empty(num_views, batch_size, size, 3 * size, device=self._device)
+    def _assemble(self, chunks: Iterator[_Chunk | InputError]) -> list[Tensor]:
+        lines = [torch.empty(self._batch_size, size, 3 * size, device=self._device) for size in self._sizes]
         done = 0
-        while done < batch_size:
+        while done < self._batch_size:
             chunk = next(chunks)
             if isinstance(chunk, InputError):
                 raise chunk
             views, num_skipped = chunk
-            for view, pixels in zip(batch[:, done:], views, strict=True):
-                part = view[: len(pixels)].copy_(pixels.flatten(2).to(self._device, non_blocking=True))
-                part.sub_(self._mean).mul_(self._scale)
+            for view, pixels, size in zip(lines, views, self._sizes, strict=True):
+                part = view[done : done + len(pixels)].copy_(pixels.flatten(2).to(self._device, non_blocking=True))
+                mean, scale = self._norms[size]
+                part.sub_(mean).mul_(scale)
             done += len(views[0])
             self.num_skipped += num_skipped
-        return batch.view(self._shape)
+        return [view.view(*view.shape[:2], -1, 3).permute(0, 3, 1, 2) for view in lines]
 
 
 class _Keys(Sampler[_Key]):

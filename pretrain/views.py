@@ -1,6 +1,6 @@
 """What is done to each view of an image, drawn with the published distributions; both transforms start from it."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ class Parameters:
         gray: whether colour is dropped, bool (N,).
         blur: whether the view is blurred, bool (N,).
         sigma: standard deviation of the blur in pixels of the view, float32 (N,).
+        solarize: whether what is brighter than half is inverted, bool (N,).
     """
 
     box: Tensor
@@ -39,6 +40,7 @@ class Parameters:
     gray: Tensor
     blur: Tensor
     sigma: Tensor
+    solarize: Tensor
 
     def __len__(self) -> int:
         return len(self.box)
@@ -47,18 +49,35 @@ class Parameters:
         return Parameters(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
+def view_recipes(config: ViewConfig, num_views: int) -> list[ViewConfig]:
+    """The distribution of each view of an image: of the objective's views, then of the small crops.
+
+    Args:
+        config: of a run.
+        num_views: views that the objective expects beside small crops; two make a pair.
+    """
+    blur_p = config.blur_p if config.second_blur_p is None else config.second_blur_p
+    solarize_p = config.solarize_p if config.second_solarize_p is None else config.second_solarize_p
+    second = replace(config, blur_p=blur_p, solarize_p=solarize_p)
+    small = []
+    if config.num_local:
+        assert config.local_size is not None  # ViewConfig refuses that
+        small = [replace(config, size=config.local_size, crop_scale=config.local_scale)] * config.num_local
+    return [second if view % 2 else config for view in range(num_views)] + small
+
+
 def draw_parameters(config: ViewConfig, num: int, height: int, width: int, generator: torch.Generator) -> Parameters:
     """Draw the parameters of `num` views with the distribution of torchvision's transforms.
 
     RandomResizedCrop (ten attempts, then the central crop of the nearest allowed ratio), RandomApply of ColorJitter,
-    RandomGrayscale, RandomApply of GaussianBlur and RandomHorizontalFlip, each independent of the others.
+    RandomGrayscale, RandomApply of GaussianBlur, RandomSolarize and RandomHorizontalFlip, each independent of the rest.
 
     Args:
         config: the distribution.
         num: number of views, N.
         height: of the images in pixels.
         width: of the images in pixels.
-        generator: on the CPU; a fixed number of draws per view is taken from it.
+        generator: on the CPU; a fixed number of draws per view is taken from it, one more where views are solarised.
     """
     # NumPy from here on: for the few views of one image its calls cost less than half of torch's
     uniform = torch.rand(num, 2 * _CROP_ATTEMPTS + 15, generator=generator, dtype=torch.float64).numpy()
@@ -75,7 +94,10 @@ def draw_parameters(config: ViewConfig, num: int, height: int, width: int, gener
         "gray": single[:, 10] < config.gray_p,
         "blur": single[:, 11] < config.blur_p,
         "sigma": np.interp(single[:, 12], (0, 1), config.blur_sigma).astype(np.float32),
+        "solarize": np.zeros(num, dtype=bool),
     }
+    if config.solarize_p:
+        drawn["solarize"] = torch.rand(num, generator=generator, dtype=torch.float64).numpy() < config.solarize_p
     return Parameters(**{name: torch.from_numpy(values) for name, values in drawn.items()})
 
 

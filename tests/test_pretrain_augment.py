@@ -50,6 +50,7 @@ def _identity(num: int, height: int, width: int) -> Parameters:
         gray=never,
         blur=never,
         sigma=torch.ones(num),
+        solarize=never,
     )
 
 
@@ -70,6 +71,8 @@ def _one_by_one(image: Tensor, parameters: Parameters, row: int, config: ViewCon
         view = reference.rgb_to_grayscale(view, num_output_channels=3)
     if parameters.blur[row]:
         view = _blurred(view, float(parameters.sigma[row]))
+    if parameters.solarize[row]:
+        view = reference.solarize(view, 0.5)
     if parameters.flip[row]:
         view = reference.horizontal_flip(view)
     return reference.normalize(view, list(config.mean), list(config.std))

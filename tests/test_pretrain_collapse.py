@@ -48,7 +48,7 @@ def test_without_stop_gradient_it_is_caught(tmp_path: Path) -> None:
 
 def test_without_predictor_and_guidance_it_is_caught(tmp_path: Path) -> None:
     with pytest.raises(CollapseError):
-        _train(_options(guidance="symmetric", predictor=False), tmp_path / "run")
+        _train(_options(guidance="symmetric", predictor="none"), tmp_path / "run")
 
 
 @pytest.mark.parametrize("guidance", ["symmetric", "guided"])

@@ -24,9 +24,12 @@ def load(name: str, *overrides: str) -> Config:
     ("override", "message"),
     [
         ("epoch=3", r"unknown key in the configuration 'epoch'; did you mean 'epochs'\?"),
-        ("optim.bas_lr=1", r"unknown key in optim 'bas_lr'; did you mean 'base_lr'\?"),
+        ("optim.base_rl=1", r"unknown key in optim 'base_rl'; did you mean 'base_lr'\?"),
         ("objective.guidence=guided", r"unknown key in objective 'guidence'; did you mean 'guidance'\?"),
-        ("objective.name=simsaim", r"unknown objective 'simsaim'; did you mean 'simsiam'\? choose from: byol, simsiam"),
+        (
+            "objective.name=simsaim",
+            r"unknown objective 'simsaim'; did you mean 'simsiam'\? choose from: barlow_twins, byol, ",
+        ),
         ("objective.guidance=guide", r"unknown guidance 'guide'; did you mean 'guided'\?"),
         ("objective.views=3", r"objective.views: expected 2 or 4, got 3"),
         ("epochs=many", r"epochs: .*'many'.*Integer"),
@@ -63,7 +66,7 @@ def test_file_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
 
 def test_file_without_objective_lists_the_objectives(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("epochs: 1\n")
-    with pytest.raises(InputError, match=r"expected objective\.name; choose from: byol, simsiam"):
+    with pytest.raises(InputError, match=r"expected objective\.name; choose from: barlow_twins, byol, "):
         load_config(tmp_path / "x.yaml")
 
 

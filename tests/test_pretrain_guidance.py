@@ -142,7 +142,7 @@ def test_loss_and_gradients_equal_the_papers_algorithm(
 def test_without_predictor_the_source_keeps_its_gradient_and_the_target_has_none(
     method: str, mode: str, num_views: int
 ) -> None:
-    objective = build(method, guidance=mode, views=num_views, predictor=False)
+    objective = build(method, guidance=mode, views=num_views, predictor="none")
     assert_equals_the_paper(objective, mode, random_views(num_views, 6, 0), seed=4)
 
 

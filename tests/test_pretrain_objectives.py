@@ -176,7 +176,7 @@ def test_choices_and_self_pairs_are_logged_with_guidance_only(name: str, mode: s
 
 @every_siamese
 def test_without_predictor_there_is_nothing_to_fix_and_an_optimiser_can_still_be_built(name: str) -> None:
-    objective = build(name, predictor=False)
+    objective = build(name, predictor="none")
     assert list(objective.predictor.parameters()) == []
     torch.optim.SGD(objective.parameter_groups(), lr=0.1)
 
@@ -196,7 +196,7 @@ def test_each_view_is_a_batch_of_its_own_to_batch_norm(name: str) -> None:
 @every_siamese
 def test_defaults_are_the_published_ones(name: str) -> None:
     config = objectives.find(name).Config()
-    assert (config.guidance, config.views, config.pairs, config.predictor) == ("guided", 4, "local", True)
+    assert (config.guidance, config.views, config.pairs, config.predictor) == ("guided", 4, "local", "mlp")
     assert (config.projector_dims, config.projector_affine, config.predictor_dim) == ([2048] * 3, False, 512)
 
 

@@ -46,7 +46,10 @@ def from_folder(pictures: Path, *more: str) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["objective.name=simsaim"], "unknown objective 'simsaim'; did you mean 'simsiam'? choose from: byol, simsiam"),
+        (
+            ["objective.name=simsaim"],
+            "unknown objective 'simsaim'; did you mean 'simsiam'? choose from: barlow_twins, byol, ",
+        ),
         (["epoch=3"], "unknown key in the configuration 'epoch'; did you mean 'epochs'?"),
         (["epochs=many"], "epochs: Value 'many'"),
         (["--config", "absent.yaml"], "configuration absent.yaml not found"),

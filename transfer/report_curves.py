@@ -48,7 +48,7 @@ class Curves:
     @property
     def has_predictor(self) -> bool:
         """Whether its objective has one."""
-        return bool(self.config["objective"].get("predictor", True))
+        return self.config["objective"].get("predictor", "mlp") not in (False, "none")
 
     def points(self, name: str, over: str) -> list[tuple[float, float]]:
         """A number of the log over steps or epochs, without what is missing.

@@ -82,7 +82,7 @@ def _accuracy(curves: Sequence[Curves], *, predictor: bool) -> Drawn | str:
     for setting in dict.fromkeys(each.setting for each in chosen):
         groups[setting] = _by_recipe([each for each in chosen if each.setting == setting])
     if not groups:
-        lacking = "with k-NN accuracies in its log" if predictor else "without predictor (objective.predictor=false)"
+        lacking = "with k-NN accuracies in its log" if predictor else "without predictor (objective.predictor=none)"
         return f"{title}: there is no pretraining run {lacking}."
     figure, panels = panels_of(min(len(groups), _MOST_PANELS))
     for axes, (setting, methods) in zip(panels, list(groups.items())[:_MOST_PANELS], strict=True):

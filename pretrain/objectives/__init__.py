@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.plugins import plugins
+from pretrain.cutmix import CutMix
 
 
 class Objective(nn.Module):
@@ -19,25 +20,43 @@ class Objective(nn.Module):
 
     Attributes:
         backbone: the network that is kept: images (B, 3, H, W) to features (B, D).
-        num_views: views per image that `forward` expects.
+        num_views: views per image that `forward` expects, beside small crops where the recipe has such.
+        syncs_batch_norm: whether batch norm is to be synchronised among processes.
         projections: of the last batch's first views, (B, D), detached: what the collapse watch looks at.
     """
 
     backbone: nn.Module
     num_views: int
+    syncs_batch_norm: bool = True
     projections: Tensor | None = None
+
+    def prepare(self, *, batch_size: int, num_local: int | None, cutmix: CutMix | None, gradients: bool) -> None:
+        """Take what the rest of the recipe asks of the objective.
+
+        Args:
+            batch_size: images of a forward pass, over all processes.
+            num_local: small crops per image; None where the recipe does not say.
+            cutmix: how to paste boxes of other images into each, or None.
+            gradients: log alignment, uniformity, and the gradient's terms.
+
+        Raises:
+            InputError: the objective cannot do that; the message says why.
+        """
 
     def forward(self, views: list[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Losses and statistics of a batch.
 
         Args:
-            views: `num_views` tensors of shape (B, 3, H, W), row i of each from image i.
+            views: `num_views` tensors of shape (B, 3, H, W), row i of each from image i, then those of the small crops.
             generator: for the objective's own random choices; in the same state on every rank.
 
         Returns:
             Scalars: ``"loss"`` is minimised, the rest is logged.
         """
         raise NotImplementedError
+
+    def before_step(self) -> None:
+        """Change gradients between the backward passes and the optimiser's step."""
 
     def after_step(self, progress: float) -> None:
         """Move momentum targets and schedules after an optimiser step.

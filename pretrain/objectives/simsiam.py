@@ -5,14 +5,16 @@ Algorithm 1. Official code: facebookresearch/simsiam, bych-lee/gsg.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
-from pretrain.siamese import Siamese, SiameseConfig
+from converters.errors import InputError
+from pretrain.asymmetric import Asymmetric, AsymmetricConfig
 
 
 @dataclass
-class Config(SiameseConfig):
+class Config(AsymmetricConfig):
     """Options of SimSiam.
 
     Attributes:
@@ -22,8 +24,21 @@ class Config(SiameseConfig):
     name: str = "simsiam"
     stop_gradient: bool = True
 
+    def __post_init__(self) -> None:
+        """Refuse what no recipe can mean.
 
-class Method(Siamese):
+        Raises:
+            InputError: an unknown choice, or a number out of range.
+        """
+        super().__post_init__()
+        if not self.stop_gradient and self.momentum is not None:
+            raise InputError(
+                "objective.stop_gradient=false: a momentum target has no gradient that could be let in; set "
+                "objective.momentum=null"
+            )
+
+
+class Method(Asymmetric):
     """The targets are the network's own projections, detached.
 
     Args:
@@ -36,6 +51,15 @@ class Method(Siamese):
         super().__init__(config, backbone, feature_dim)
         self.stop_gradient = config.stop_gradient
 
-    def targets(self, views: list[Tensor], online: Tensor) -> Tensor:
-        """See `Siamese.targets`."""
-        return online.detach() if self.stop_gradient else online
+    def prepare(self, **recipe: Any) -> None:
+        """See `Objective.prepare`."""
+        super().prepare(**recipe)
+        if self.logs_gradients and not self.stop_gradient:
+            raise InputError(
+                "monitor.gradients: the terms are written for targets without gradient; set it to false, or "
+                "objective.stop_gradient=true"
+            )
+
+    def stop(self, target: Tensor) -> Tensor:
+        """The stop-gradient, unless it is left out."""
+        return super().stop(target) if self.stop_gradient else target

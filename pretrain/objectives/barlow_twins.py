@@ -1,0 +1,105 @@
+"""Barlow Twins: the two views' cross-correlation is to be the identity.
+
+Zbontar et al. 2021, "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", eq. 1 and 2. Official code:
+facebookresearch/barlowtwins, where the correlation is summed over processes without gradient, so that the gradient is
+that of the whole batch divided by their number: objective.loss_scale says so, where a recipe depends on it.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from converters import distributed
+from pretrain.gradients import Gradient, barlow_twins_terms, joint
+from pretrain.siamese import Batch, Siamese, SiameseConfig, check
+
+
+@dataclass
+class Config(SiameseConfig):
+    """Options of Barlow Twins.
+
+    Attributes:
+        off_diagonal: weight of the off-diagonal elements, the paper's lambda.
+    """
+
+    name: str = "barlow_twins"
+    projector_dims: list[int] = field(default_factory=lambda: [8192, 8192, 8192])
+    projector_norm: str = "hidden"
+    projector_bias: bool = False
+    off_diagonal: float = 0.0051
+
+    unguided: ClassVar[str | None] = (
+        "Barlow Twins has no stop-gradient: both views of an image are moved, and none is a fixed target"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what no recipe can mean.
+
+        Raises:
+            InputError: an unknown choice, or a number out of range.
+        """
+        super().__post_init__()
+        check("off_diagonal", self.off_diagonal, 0, 1e6)
+
+
+def standardize(z: Tensor) -> Tensor:
+    """Mean 0 and variance 1 in each dimension over the images of all processes, as by batch norm, (N, D)."""
+    num = len(z) * distributed.world_size()
+    centred = z - distributed.sum_with_gradient(z.sum(0)) / num
+    return centred * (distributed.sum_with_gradient(centred.square().sum(0)) / num + 1e-5).rsqrt()
+
+
+def barlow_twins_loss(x: Tensor, y: Tensor, off_diagonal: float) -> Tensor:
+    """Squared distance of the cross-correlation matrix to the identity, its off-diagonal elements weighted.
+
+    Zbontar et al. 2021, eq. 1, over the images of all processes. The matrix, (D, D), is not formed: the sum of its
+    squared elements is that of the product of both views' Gram matrices, (N, N), which are smaller by far.
+
+    Args:
+        x: standardised projections of this process's first views, (N, D).
+        y: of its second views.
+        off_diagonal: weight.
+    """
+    num = len(x) * distributed.world_size()
+    diagonal = distributed.sum_with_gradient((x * y).sum(0)) / num
+    gram = (x @ distributed.gather_with_gradient(x).T) * (y @ distributed.gather_with_gradient(y).T)
+    squares = distributed.sum_with_gradient(gram.sum()) / num**2
+    return (1 - diagonal).square().sum() + off_diagonal * (squares - diagonal.square().sum())
+
+
+class Method(Siamese):
+    """Decorrelates; with a momentum target, views are correlated with its projections.
+
+    Args:
+        config: options.
+        backbone: images to features (B, feature_dim).
+        feature_dim: dimension of the features.
+    """
+
+    def __init__(self, config: Config, backbone: nn.Module, feature_dim: int):
+        super().__init__(config, backbone, feature_dim)
+        self.off_diagonal = config.off_diagonal
+
+    def compare(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """See `Siamese.compare`."""
+        target = [standardize(z) for z in batch.target]
+        losses = [
+            weight * barlow_twins_loss(standardize(z), target[index], self.off_diagonal)
+            for z, index, weight in batch.pairs()
+        ]
+        return {"loss": torch.stack(losses).sum()}
+
+    def gradient(self, batch: Batch) -> Gradient:
+        """See `Siamese.gradient`."""
+        z = joint(batch.online)
+        x, target = _batch_norm(z[0]), _batch_norm(distributed.gather(batch.target, dim=1)[1])
+        positive, negative, balance = barlow_twins_terms(x, target, self.off_diagonal)
+        share = 1.0 if self.momentum is None else 0.5  # of two correlations, each view is in both or in one
+        return Gradient(share * positive, share * negative, balance, x, z)
+
+
+def _batch_norm(z: Tensor) -> Tensor:
+    """As `standardize`, of images that are all here."""
+    return (z - z.mean(0)) * (z.var(0, correction=0) + 1e-5).rsqrt()

@@ -1,0 +1,124 @@
+"""MoCo v2: the first view asks for the second among the keys of earlier batches.
+
+He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning", eq. 1; Chen et al. 2020, "Improved
+Baselines with Momentum Contrastive Learning". Official code: facebookresearch/moco.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from converters import distributed
+from pretrain.gradients import Gradient, joint, moco_terms
+from pretrain.memory_bank import MemoryBank, check_queue
+from pretrain.siamese import Batch, Siamese, SiameseConfig, check
+
+
+@dataclass
+class Config(SiameseConfig):
+    """Options of MoCo v2.
+
+    Attributes:
+        momentum: of the network that makes the keys (He et al. 2020); None makes them with the trained one.
+        queue: number of keys.
+        temperature: of the softmax.
+    """
+
+    name: str = "moco"
+    momentum: float | None = 0.999
+    projector_dims: list[int] = field(default_factory=lambda: [2048, 128])
+    projector_norm: str = "none"
+    queue: int = 65536
+    temperature: float = 0.2
+
+    unguided: ClassVar[str | None] = (
+        "MoCo's first view is always the query, and the second the key that later queries are told from"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what no recipe can mean.
+
+        Raises:
+            InputError: an unknown choice, or a number out of range.
+        """
+        super().__post_init__()
+        check("queue", self.queue, 1, 2**31)
+        check("temperature", self.temperature, 1e-3, 1e3)
+
+
+def info_nce_loss(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of each query's own key among its key and the queue, mean.
+
+    He et al. 2020, eq. 1.
+
+    Args:
+        q: queries, unit vectors, (N, D).
+        k: their keys, unit vectors without gradient, (N, D).
+        queue: unit vectors, (K, D).
+        temperature: divides the similarities.
+    """
+    logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], dim=1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
+
+
+class Method(Siamese):
+    """Queries of the first view and of small crops, keys of the second.
+
+    Several processes normalise their batches apart, and keys are made of images that are shuffled among the processes,
+    so that a query and its key share no batch statistics (He et al. 2020, section 3.3). In one process they do share
+    them, whereas the official code needs several.
+
+    Args:
+        config: options.
+        backbone: images to features (B, feature_dim).
+        feature_dim: dimension of the features.
+    """
+
+    syncs_batch_norm = False
+    online_views: ClassVar[list[int] | None] = [0]
+    target_views: ClassVar[list[int] | None] = [1]
+
+    def __init__(self, config: Config, backbone: nn.Module, feature_dim: int):
+        super().__init__(config, backbone, feature_dim)
+        self.temperature = config.temperature
+        self.queue = MemoryBank(config.queue, self.dim)
+        self.keys: list[Tensor] = []  # of the step, until it is over: backward needs the queue as it was
+
+    def prepare(self, *, batch_size: int, **recipe: Any) -> None:
+        """See `Objective.prepare`."""
+        super().prepare(batch_size=batch_size, **recipe)
+        check_queue(len(self.queue.rows), batch_size)
+
+    def _targets(self, views: list[Tensor], online: Tensor, generator: torch.Generator) -> Tensor:
+        if distributed.world_size() == 1 or self.momentum is None:
+            return super()._targets(views, online, generator)
+        images = distributed.gather(views[1])
+        order = torch.randperm(len(images), generator=generator).to(images.device)
+        mine = order.chunk(distributed.world_size())[distributed.rank()]
+        with torch.no_grad():
+            keys = distributed.gather(self.target(images[mine]))[order.argsort()]
+        return keys.chunk(distributed.world_size())[distributed.rank()][None]
+
+    def compare(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """See `Siamese.compare`."""
+        k = F.normalize(batch.target[0], dim=1)
+        self.keys.append(k)
+        queries = F.normalize(torch.cat([batch.online, batch.local]), dim=-1)
+        losses = [info_nce_loss(q, k, self.queue.rows, self.temperature) for q in queries]
+        return {"loss": torch.stack(losses).mean()}
+
+    def after_step(self, progress: float) -> None:
+        """Move the target, then let the step's keys into the queue."""
+        super().after_step(progress)
+        for k in self.keys:
+            self.queue.put(k)
+        self.keys = []
+
+    def gradient(self, batch: Batch) -> Gradient:
+        """See `Siamese.gradient`."""
+        z = joint(batch.online)
+        q, k = F.normalize(z, dim=-1)[0], F.normalize(distributed.gather(batch.target, dim=1)[0], dim=-1)
+        return Gradient(*moco_terms(q, k, self.queue.rows, self.temperature), q, z)
