@@ -57,10 +57,11 @@ def method_name(config: Mapping[str, Any]) -> str:
     parts = [name]
     if "views" in objective:  # else the method knows no guidance
         parts += [objective["guidance"], f"{objective['views']}views"]
+    elif objective.get("guidance", "symmetric") != "symmetric":
+        parts.append(objective["guidance"])
     if views.get("num_local"):
         parts.append(f"{views['num_local']}local")
-    # before version 2 of the options, `predictor` was a truth value
-    predictor = {True: "mlp", False: "none"}.get(objective.get("predictor", "mlp"), objective.get("predictor", "mlp"))
+    predictor = objective.get("predictor", "mlp")
     momentum = objective.get("momentum")
     controls = {
         "cutmix": bool(views.get("cutmix_p")),
@@ -68,7 +69,7 @@ def method_name(config: Mapping[str, Any]) -> str:
         "nomomentum": name in _MOMENTUM_METHODS and momentum is None,
         "globalpairs": objective.get("pairs") == "global",
         "directpred": predictor == "directpred",
-        "nopredictor": predictor == "none",
+        "nopredictor": predictor in ("none", False),  # a truth value in runs of earlier versions
         "nostopgradient": not objective.get("stop_gradient", True),
         "constantlr": schedule == "constant",
     }

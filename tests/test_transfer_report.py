@@ -93,7 +93,8 @@ def pretrained(folder: Path, *, knn: Sequence[float] = (0.2, 0.3), method: str =
         **{"objective": {"name": "simsiam", "guidance": method, "predictor": True}, "optim": {"schedule": "cosine"}},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump({**config, **changes}))
-    lines = [{"step": 10 * epoch, "epoch": epoch, "loss": -0.5, "spread": 1.0} for epoch in range(len(knn))]
+    terms = {"positive_norm": 0.2, "negative_norm": 0.1, "terms_angle": 170.0, "alignment": 0.5, "uniformity": -2.0}
+    lines = [{"step": 10 * epoch, "epoch": epoch, "loss": -0.5, "spread": 1.0, **terms} for epoch in range(len(knn))]
     lines += [
         {"step": 10 * epoch, "epoch": epoch, "knn": share, "effective_rank": 20.0 + epoch}
         for epoch, share in enumerate(knn, 1)
@@ -197,7 +198,9 @@ def test_report_by_path_is_byte_for_byte_that_of_the_function(written: Written) 
 def test_report_writes_a_page_tables_and_figures_and_names_them_all(written: Written) -> None:
     output = written.folder / "new" / "report"
     tables = [f"{name}.{kind}" for name in ("comparison", "published", "table-2") for kind in ("csv", "md", "tex")]
-    figures = [f"figure-{name}.{kind}" for name in ("4", "collapse", "path", "ranks") for kind in ("pdf", "png")]
+    figures = [
+        f"figure-{name}.{kind}" for name in ("4", "collapse", "gradients", "path", "ranks") for kind in ("pdf", "png")
+    ]
     assert sorted(each.name for each in output.iterdir()) == sorted(["report.html", *tables, *figures])
     page = (output / "report.html").read_text(encoding="utf-8")
     assert all(name in page for name in (*tables, *figures))

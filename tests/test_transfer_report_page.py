@@ -28,7 +28,16 @@ from transfer.segmentation_pictures import Shown
 HOSTILE = """<script>alert("1")</script><img src=x onerror='alert(2)'>&amp;&"'{{ 7 * 6 }}</td></table>"""
 LONG = "unbroken" * 40
 VOID = {"meta", "img", "br", "link", "input", "hr"}
-FIGURES = ("figure-4", "figure-5", "figure-6", "figure-7", "figure-path", "figure-collapse", "figure-ranks")
+FIGURES = (
+    "figure-4",
+    "figure-5",
+    "figure-6",
+    "figure-7",
+    "figure-path",
+    "figure-collapse",
+    "figure-gradients",
+    "figure-ranks",
+)
 NUM_IMAGES = 40
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -195,7 +204,7 @@ def test_methods_beyond_what_a_panel_can_hold_are_counted(tmp_path: Path) -> Non
     for index in range(10):
         pretrained(tmp_path / f"run {index}", method=f"mode{index}")
     found, _ = drawn(tmp_path, tmp_path)
-    for name in ("figure-4", "figure-path", "figure-collapse"):
+    for name in ("figure-4", "figure-path", "figure-collapse", "figure-gradients"):
         assert re.search(r"\b8\b.*\b10\b", found[name].caption), name
 
 

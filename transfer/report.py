@@ -28,7 +28,9 @@ from transfer.report_rows import Row, rows_of
 from transfer.report_tables import Material, build_tables
 
 PAGE = "report.html"
-_OWN = re.compile(r"(table-[1-4]|published|comparison)\.(md|csv|tex)|figure-(4|5|6|7|path|collapse|ranks)\.(png|pdf)")
+_OWN = re.compile(
+    r"(table-[1-4]|published|comparison)\.(md|csv|tex)|figure-(4|5|6|7|path|collapse|gradients|ranks)\.(png|pdf)"
+)
 _MOST_LINES = 20  # of problems on a terminal
 
 

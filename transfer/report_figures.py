@@ -55,6 +55,7 @@ def draw_figures(rows: Sequence[Row], curves: Sequence[Curves], scratch: Path) -
         lambda: _scenes(rows, scratch),
         lambda: _paths(rows),
         lambda: _collapse(curves),
+        lambda: _gradients(curves),
         lambda: draw_ranks(rows),
     )
     for make in makers:
@@ -134,11 +135,7 @@ def _collapse(curves: Sequence[Curves]) -> Drawn | str:
     """Spread and effective rank of the projections."""
     title = "Collapse indicators"
     chosen = [each for each in curves if each.points("spread", "step") or each.points("effective_rank", "epoch")]
-    groups = {
-        f"{name}, {setting[1]}, {setting[2]}, {setting[3]} epochs, batch {setting[4]}": runs
-        for setting in dict.fromkeys(each.setting for each in chosen)
-        for name, runs in _by_recipe([each for each in chosen if each.setting == setting]).items()
-    }
+    groups = _by_setting_and_recipe(chosen)
     if not groups:
         return f"{title}: there is no log of a pretraining run with spread or effective rank."
     figure, panels = panels_of(2)
@@ -154,6 +151,44 @@ def _collapse(curves: Sequence[Curves]) -> Drawn | str:
         "He 2021), and RankMe (1 is one direction; Garrido et al. 2023)"
     )
     return saved("figure-collapse", with_left_out(caption, len(groups), _MOST_LINES, "methods"), figure)
+
+
+def _gradients(curves: Sequence[Curves]) -> Drawn | str:
+    """The two terms of the gradient in UniGrad's form, and what they lead to."""
+    title = "Gradient terms"
+    groups = _by_setting_and_recipe([each for each in curves if each.points("positive_norm", "step")])
+    if not groups:
+        return f"{title}: there is no log of a pretraining run with them (monitor.gradients=true)."
+    panels_shown = {
+        "positive_norm": "norm of the positive term",
+        "negative_norm": "norm of the negative term",
+        "terms_angle": "angle between them, degrees",
+        "alignment": "alignment",
+        "uniformity": "uniformity",
+    }
+    figure, panels = panels_of(len(panels_shown))
+    for axes, (name, label) in zip(panels, panels_shown.items(), strict=True):
+        for index, (method, runs) in enumerate(list(groups.items())[:_MOST_LINES]):
+            _mean_line(axes, [each.points(name, "step") for each in runs], 1, method, look_of(index))
+        axes.set(xlabel="step", ylabel=label)
+    for axes in panels[:2]:
+        axes.set_yscale("log")  # the methods' losses differ in scale
+    legend_of(figure, panels)
+    caption = (
+        f"{title} of the loss with respect to the first view's projections, times the number of images: norms per "
+        "image, and angle (180 where the terms cancel; Tao et al. 2022); mean squared distance of an image's two views "
+        "and logarithm of the mean potential between images (lower is more uniform; Wang & Isola 2020)"
+    )
+    return saved("figure-gradients", with_left_out(caption, len(groups), _MOST_LINES, "methods"), figure)
+
+
+def _by_setting_and_recipe(curves: Sequence[Curves]) -> dict[str, list[Curves]]:
+    """Runs that differ in their seeds alone, by method and setting."""
+    return {
+        f"{name}, {setting[1]}, {setting[2]}, {setting[3]} epochs, batch {setting[4]}": runs
+        for setting in dict.fromkeys(each.setting for each in curves)
+        for name, runs in _by_recipe([each for each in curves if each.setting == setting]).items()
+    }
 
 
 # --- evaluation ---
