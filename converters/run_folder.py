@@ -54,11 +54,11 @@ def method_name(config: Mapping[str, Any]) -> str:
     """
     objective, views, schedule = config["objective"], config.get("views", {}), config["optim"]["schedule"]
     name = objective["name"]
+    guidance = objective.get("guidance", "symmetric")
     parts = [name]
-    if "views" in objective:  # else the method knows no guidance
-        parts += [objective["guidance"], f"{objective['views']}views"]
-    elif objective.get("guidance", "symmetric") != "symmetric":
-        parts.append(objective["guidance"])
+    if "views" in objective or guidance != "symmetric":  # else the method knows no guidance
+        parts.append(guidance)
+    parts.append(f"{objective.get('views', 2)}views")
     if views.get("num_local"):
         parts.append(f"{views['num_local']}local")
     predictor = objective.get("predictor", "mlp")
