@@ -67,6 +67,6 @@ def moving_correlation(correlation: Tensor, updates: Tensor, z: Tensor, momentum
     rows = full(z.detach()).flatten(0, 1).to(correlation.dtype)
     with torch.autocast(rows.device.type, enabled=False):
         of_batch = distributed.sum_over_ranks(rows.T @ rows) / (len(rows) * distributed.world_size())
-    # a number on the device: no waiting for it
-    correlation.lerp_(of_batch, torch.where(updates == 0, 1.0, 1 - momentum).to(correlation.dtype))
+    share = torch.full_like(updates, 1 - momentum, dtype=correlation.dtype)
+    correlation.lerp_(of_batch, share.masked_fill(updates == 0, 1.0))  # on the device, without waiting for it
     updates += 1

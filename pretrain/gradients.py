@@ -127,7 +127,7 @@ def nt_xent_terms(u: Tensor, target: Tensor, temperature: float, *, own: bool) -
         pull = pull + u[1]
         # as a candidate: for the second view's anchors, and for its own view's
         push = push + back[:, :num].T @ u[1] + scores[:, num:].T @ u[0]
-    return -pull / (2 * temperature), push / (2 * temperature), torch.ones(())
+    return -pull / (2 * temperature), push / (2 * temperature), u.new_ones(())
 
 
 def _softmax_without(similarities: Tensor, num: int, temperature: float) -> Tensor:
@@ -149,7 +149,7 @@ def moco_terms(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> tuple
     q = q.detach()
     logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], dim=1) / temperature
     scores = logits.softmax(1)
-    return -k / temperature, (scores[:, :1] * k + scores[:, 1:] @ queue) / temperature, torch.ones(())
+    return -k / temperature, (scores[:, :1] * k + scores[:, 1:] @ queue) / temperature, q.new_ones(())
 
 
 def swav_terms(u: Tensor, prototypes: Tensor, codes: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,7 +164,7 @@ def swav_terms(u: Tensor, prototypes: Tensor, codes: Tensor, temperature: float)
     prototypes = prototypes.detach()
     scores = (u.detach() @ prototypes.T / temperature).softmax(1)
     # the mean over two targets, of which the first view is compared with one
-    return -codes @ prototypes / (2 * temperature), scores @ prototypes / (2 * temperature), torch.ones(())
+    return -codes @ prototypes / (2 * temperature), scores @ prototypes / (2 * temperature), u.new_ones(())
 
 
 def barlow_twins_terms(x: Tensor, y: Tensor, off_diagonal: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,7 +179,7 @@ def barlow_twins_terms(x: Tensor, y: Tensor, off_diagonal: float) -> tuple[Tenso
     num = len(x)
     diagonal = (x * y).sum(0) / num
     positive = -2 * (1 - (1 - off_diagonal) * diagonal) * y
-    return positive, 2 * (y @ y.T / num) @ x, torch.tensor(off_diagonal)
+    return positive, 2 * (y @ y.T / num) @ x, x.new_tensor(off_diagonal)
 
 
 def vicreg_terms(
@@ -205,7 +205,7 @@ def vicreg_terms(
     hinge = torch.where(deviation < 1, 1 / deviation, 0) * centred * num / (2 * dim * (num - 1))
     correlated = 4 * num / (dim * (num - 1)) * centred @ (matrix - matrix.diagonal().diag())
     pull = (2 if own else 1) * invariance / dim
-    return -pull * other, pull * z - variance * hinge + covariance * correlated, torch.ones(())
+    return -pull * other, pull * z - variance * hinge + covariance * correlated, z.new_ones(())
 
 
 def unigrad_terms(u: Tensor, target: Tensor, correlation: Tensor, balance: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -217,4 +217,4 @@ def unigrad_terms(u: Tensor, target: Tensor, correlation: Tensor, balance: float
         correlation: F, (D, D).
         balance: lambda.
     """
-    return -target, u.detach() @ correlation, torch.tensor(balance)
+    return -target, u.detach() @ correlation, u.new_tensor(balance)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from converters import distributed
+from converters.errors import InputError
 from pretrain.gradients import Gradient, joint, moco_terms
 from pretrain.memory_bank import MemoryBank, check_queue
 from pretrain.siamese import Batch, Siamese, SiameseConfig, check
@@ -25,6 +26,7 @@ class Config(SiameseConfig):
         momentum: of the network that makes the keys (He et al. 2020); None makes them with the trained one.
         queue: number of keys.
         temperature: of the softmax.
+        splits: parts of a batch, over all processes, that batch norm normalises apart (8 GPUs in the official code).
     """
 
     name: str = "moco"
@@ -33,6 +35,7 @@ class Config(SiameseConfig):
     projector_norm: str = "none"
     queue: int = 65536
     temperature: float = 0.2
+    splits: int = 8
 
     unguided: ClassVar[str | None] = (
         "MoCo's first view is always the query, and the second the key that later queries are told from"
@@ -47,6 +50,7 @@ class Config(SiameseConfig):
         super().__post_init__()
         check("queue", self.queue, 1, 2**31)
         check("temperature", self.temperature, 1e-3, 1e3)
+        check("splits", self.splits, 1, 2**20)
 
 
 def info_nce_loss(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
@@ -67,9 +71,9 @@ def info_nce_loss(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Te
 class Method(Siamese):
     """Queries of the first view and of small crops, keys of the second.
 
-    Several processes normalise their batches apart, and keys are made of images that are shuffled among the processes,
-    so that a query and its key share no batch statistics (He et al. 2020, section 3.3). In one process they do share
-    them, whereas the official code needs several.
+    A query and its key must share no batch statistics, by which the network would know them without looking at the
+    image (He et al. 2020, section 3.3). So a batch is normalised in parts, and keys are made in another order than
+    queries; in the official code the parts are the processes', here they are the same for any number of processes.
 
     Args:
         config: options.
@@ -83,7 +87,7 @@ class Method(Siamese):
 
     def __init__(self, config: Config, backbone: nn.Module, feature_dim: int):
         super().__init__(config, backbone, feature_dim)
-        self.temperature = config.temperature
+        self.temperature, self.splits = config.temperature, config.splits
         self.queue = MemoryBank(config.queue, self.dim)
         self.keys: list[Tensor] = []  # of the step, until it is over: backward needs the queue as it was
 
@@ -91,16 +95,27 @@ class Method(Siamese):
         """See `Objective.prepare`."""
         super().prepare(batch_size=batch_size, **recipe)
         check_queue(len(self.queue.rows), batch_size)
+        world_size = distributed.world_size()
+        if self.splits % world_size or batch_size % self.splits or batch_size < 2 * self.splits:
+            raise InputError(
+                "objective.splits: expected equal parts of two images or more, as many for each of the "
+                f"{world_size} process(es), got {self.splits} parts of {batch_size} images"
+            )
+
+    def _project(self, network: Any, views: list[Tensor], *, one_batch: bool) -> Tensor:
+        parts = self.splits // distributed.world_size()
+        chunks = zip(*(view.chunk(parts) for view in views), strict=True)
+        return torch.cat(
+            [super(Method, self)._project(network, [*chunk], one_batch=one_batch) for chunk in chunks], dim=1
+        )
 
     def _targets(self, views: list[Tensor], online: Tensor, generator: torch.Generator) -> Tensor:
-        if distributed.world_size() == 1 or self.momentum is None:
-            return super()._targets(views, online, generator)
-        images = distributed.gather(views[1])
+        """Keys, made of the images of all processes in random order."""
+        images, (rank, world_size) = distributed.gather(views[1]), (distributed.rank(), distributed.world_size())
         order = torch.randperm(len(images), generator=generator).to(images.device)
-        mine = order.chunk(distributed.world_size())[distributed.rank()]
-        with torch.no_grad():
-            keys = distributed.gather(self.target(images[mine]))[order.argsort()]
-        return keys.chunk(distributed.world_size())[distributed.rank()][None]
+        shuffled = super()._targets([views[0], images[order.chunk(world_size)[rank]]], online, generator)
+        keys = distributed.gather(shuffled[0])[order.argsort()]
+        return keys.chunk(world_size)[rank][None]
 
     def compare(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """See `Siamese.compare`."""

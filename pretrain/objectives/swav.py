@@ -4,6 +4,7 @@ Caron et al. 2020, "Unsupervised Learning of Visual Features by Contrasting Clus
 code: facebookresearch/swav.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -70,20 +71,19 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
 
     Args:
         scores: similarities to the prototypes, (N, K).
-        epsilon: the larger, the softer; the published 0.05 lets exp(1 / epsilon) overflow in half precision, so the
-            largest score is subtracted first, which changes nothing else.
+        epsilon: the larger, the softer. Computed in logarithms: exp(1 / epsilon) overflows in half precision at the
+            published 0.05, and in single precision at less.
         iterations: of normalising prototypes, then images.
 
     Returns:
         Rows of sum 1; columns of sum N / K, the more closely the more iterations, (N, K).
     """
     num, num_prototypes = scores.shape
-    q = ((scores - scores.max()) / epsilon).exp()
-    q /= q.sum()
+    log_q = scores / epsilon
     for _ in range(iterations):
-        q /= q.sum(0) * num_prototypes
-        q /= q.sum(1, keepdim=True) * num
-    return q * num
+        log_q = log_q - log_q.logsumexp(0) - math.log(num_prototypes)
+        log_q = log_q - log_q.logsumexp(1, keepdim=True) - math.log(num)
+    return log_q.exp() * num
 
 
 def swav_loss(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
