@@ -80,13 +80,6 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def draw_locally(draw: Callable[[], T]) -> T:
-    """A random draw that differs between ranks, though the generator that it is made with does not."""
-    for _ in range(rank()):
-        draw()
-    return draw()
-
-
 def from_main(message: str | None) -> str | None:
     """What the main rank says, on every rank."""
     if not dist.is_initialized():

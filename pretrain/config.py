@@ -298,7 +298,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         return cast(Config, OmegaConf.to_object(OmegaConf.merge(schema, given)))
     except ConfigKeyError as error:
-        raise _unknown_key(str(error.full_key), schema) from error
+        key, file = str(error.full_key), OmegaConf.load(path)
+        if OmegaConf.select(file, key) is not None and OmegaConf.select(file, "objective.name") != name:
+            raise InputError(
+                f"{path} is a recipe of {OmegaConf.select(file, 'objective.name')}, whose {key} {name} does not have; "
+                f"choose a recipe of {name} from configs/pretrain/ with --config"
+            ) from error
+        raise _unknown_key(key, schema) from error
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
 

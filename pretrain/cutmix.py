@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converters.distributed import draw_locally
+from converters import distributed
 
 
 class Mix(NamedTuple):
@@ -55,10 +55,12 @@ class CutMix(NamedTuple):
             generator: in the same state on every rank.
         """
         num, height, width = len(views[0]), *views[0].shape[2:]
-        random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-        partner = draw_locally(lambda: torch.randperm(num, generator=generator)).to(views[0].device)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        random = np.random.default_rng(seed)  # alike on every rank; partners are not
         if random.random() >= self.p:
             return views, None
+        partner = torch.from_numpy(np.random.default_rng([seed, distributed.rank()]).permutation(num))
+        partner = partner.to(views[0].device)
         side = math.sqrt(1 - random.beta(self.alpha, self.alpha))
         rows, columns = _span(height, side, random), _span(width, side, random)
         mixed = []

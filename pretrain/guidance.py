@@ -97,12 +97,10 @@ def select_sources(z: Tensor, mode: str, pairs: str, generator: torch.Generator)
 
 
 def _draw(num_images: int, pairs: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A permutation, and a random choice per pair."""
-
-    def draw() -> tuple[Tensor, Tensor]:
-        return torch.randperm(num_images, generator=generator), torch.randint(4, (num_images,), generator=generator)
-
-    return distributed.draw_locally(draw) if pairs == "local" else draw()
+    """A permutation, and a random choice per pair; local pairs differ between ranks though the generator does not."""
+    for _ in range(1 + (distributed.rank() if pairs == "local" else 0)):
+        drawn = torch.randperm(num_images, generator=generator), torch.randint(4, (num_images,), generator=generator)
+    return drawn
 
 
 def select(values: Tensor, sources: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """Configurations: what is refused, and that the published files say what the papers and the official code say."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from converters.errors import InputError
+from pretrain import objectives
 from pretrain.config import Config, ViewConfig, as_dict, load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs/pretrain"
@@ -46,11 +48,60 @@ def load(name: str, *overrides: str) -> Config:
         ("views.std=[0,1,1]", r"views\.std: expected 1e-06 to inf, got 0"),
         ("monitor.temperature=0", r"monitor\.temperature: expected 0\.01 to inf, got 0"),
         ("monitor.k=0", r"monitor.every_epochs and monitor.k: expected 1 or more"),
+        ("optim.name=adam", r"unknown optim\.name 'adam'; choose from: lars, sgd"),
+        ("optim.warmup_epochs=3", r"optim\.warmup_epochs: expected 0 to 2, got 3"),
+        ("optim.warmup_epochs=-1", r"optim\.warmup_epochs: expected 0 to 2, got -1"),
+        ("optim.warmup_from=1.5", r"optim\.warmup_from: expected 0 to 1, got 1\.5"),
+        ("optim.final_share=-0.1", r"optim\.final_share: expected 0 to 1, got -0\.1"),
+        ("optim.bias_lr=-1", r"optim\.bias_lr: expected 0 to inf, got -1"),
+        ("views.num_local=two", r"views\.num_local: .*'two'.*Integer"),
+        ("views.num_local=6", r"views\.num_local is 6, but views\.local_size is missing"),
+        ("views.second_solarize_p=2", r"views\.second_solarize_p: expected 0 to 1, got 2"),
+        ("objective.momentum_schedule=linear", r"unknown momentum_schedule 'linear'; choose from: constant, cosine"),
+        ("objective.predictor=true", r"unknown predictor 'True'; choose from: directpred, mlp, none"),
+        ("objective.predictor=directprd", r"unknown predictor 'directprd'; did you mean 'directpred'\?"),
+        ("objective.directpred_every=0", r"objective\.directpred_every: expected 1 to .*, got 0"),
+        ("objective.directpred_momentum=2", r"objective\.directpred_momentum: expected 0 to 1, got 2"),
+        ("objective.directpred_eps=-1", r"objective\.directpred_eps: expected 0 to 10, got -1"),
+        ("monitor.gradients=maybe", r"monitor\.gradients: .*'maybe'"),
     ],
 )
 def test_wrong_override_is_refused_in_words(override: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load("sample", override)
+
+
+def test_rate_of_biases_beside_a_rate_of_zero_is_refused() -> None:
+    with pytest.raises(InputError, match=r"optim\.base_lr: expected more than 0 beside optim\.bias_lr, got 0"):
+        load("sample", "optim.base_lr=0", "optim.bias_lr=0.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "message"),
+    [
+        ("simclr", {"temperature": 0.0}, r"objective\.temperature: expected 0\.001 to 1000, got 0"),
+        ("moco", {"temperature": -1.0}, r"objective\.temperature: expected 0\.001 to 1000, got -1"),
+        ("moco", {"queue": 0}, r"objective\.queue: expected 1 to .*, got 0"),
+        ("swav", {"prototypes": 1}, r"objective\.prototypes: expected 2 to .*, got 1"),
+        ("swav", {"temperature": 0.0}, r"objective\.temperature: expected 0\.001 to 1000, got 0"),
+        ("swav", {"epsilon": 0.0}, r"objective\.epsilon: expected 0\.001 to 1000, got 0"),
+        ("swav", {"sinkhorn_iterations": 0}, r"objective\.sinkhorn_iterations: expected 1 to 1000, got 0"),
+        ("swav", {"frozen_steps": -1}, r"objective\.frozen_steps: expected 0 to .*, got -1"),
+        ("swav", {"queue": -1}, r"objective\.queue: expected 0 to .*, got -1"),
+        ("swav", {"queue_from": -1}, r"objective\.queue_from: expected 0 to .*, got -1"),
+        ("barlow_twins", {"off_diagonal": -1.0}, r"objective\.off_diagonal: expected 0 to 1e\+06, got -1"),
+        ("vicreg", {"invariance": -1.0}, r"objective\.invariance: expected 0 to 1e\+06, got -1"),
+        ("vicreg", {"variance": float("nan")}, r"objective\.variance: expected 0 to 1e\+06, got nan"),
+        ("vicreg", {"covariance": -1.0}, r"objective\.covariance: expected 0 to 1e\+06, got -1"),
+        ("unigrad", {"balance": -1.0}, r"objective\.balance: expected 0 to 1e\+06, got -1"),
+        ("unigrad", {"correlation_momentum": 2.0}, r"objective\.correlation_momentum: expected 0 to 1, got 2"),
+        ("unigrad", {"views": 3}, r"objective\.views: expected 2 or 4, got 3"),
+        ("simsiam", {"stop_gradient": False, "momentum": 0.9}, r"objective\.stop_gradient=false: a momentum target"),
+    ],
+)
+def test_option_of_a_method_that_no_recipe_can_mean_is_refused(name: str, option: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        objectives.find(name).Config(**option)
 
 
 def test_missing_file_names_the_folder_of_configurations(tmp_path: Path) -> None:
@@ -136,3 +187,10 @@ def test_cifar10_recipe_is_the_papers(name: str) -> None:
     assert (views.size, views.crop_scale, views.blur_p) == (32, (0.08, 1.0), 0.0)
     assert (views.jitter, views.jitter_p, views.gray_p, views.flip_p) == ((0.4, 0.4, 0.4, 0.1), 0.8, 0.2, 0.5)
     assert config.monitor.k == 1
+
+
+def test_recipe_of_another_method_is_named_where_its_options_do_not_fit() -> None:
+    with pytest.raises(InputError, match=r"sample\.yaml is a recipe of simsiam, whose objective\.\w+ vicreg does not "):
+        load_config(CONFIGS / "sample.yaml", ["objective.name=vicreg"])
+    with pytest.raises(InputError, match=r"unknown key in objective 'guidanc'; did you mean 'guidance'"):
+        load_config(CONFIGS / "sample.yaml", ["objective.name=byol", "objective.guidanc=guided"])

@@ -1,60 +1,48 @@
-"""Contracts over every objective, then what SimSiam and BYOL promise each."""
+"""Contracts over every objective: with and without a momentum target, small crops, and DirectPred's predictor."""
 
 import copy
 import dataclasses
+import io
+import math
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from converters.errors import InputError
 from pretrain import objectives
-from pretrain.guidance import MODES
-from pretrain.heads import build_predictor, build_projector
+from tests.small_objectives import BATCH, STEPS_TO_WRAP, build, generator, random_views, small_config, step
+
+
+class Case(NamedTuple):
+    """An objective with options, and how many small crops it sees."""
+
+    name: str
+    options: dict[str, Any]
+    num_local: int
+
+    def build(self, seed: int = 0) -> objectives.Objective:
+        return build(self.name, seed, **self.options)
+
+    def views(self, objective: objectives.Objective, seed: int = 0) -> list[Tensor]:
+        return random_views(objective, seed, self.num_local)
+
+
+MOMENTA = sorted({(name, x) for name in objectives.names() for x in (small_config(name).momentum, None, 0.9)}, key=str)
+DIRECTPRED = {"predictor": "directpred", "directpred_every": 2}
+CASES = {
+    f"{name}, momentum {momentum}, {num_local} small": Case(name, {"momentum": momentum}, num_local)
+    for (name, momentum), num_local in product(MOMENTA, (0, 2))
+} | {
+    f"{name}, directpred, {num_local} small": Case(name, DIRECTPRED, num_local)
+    for name, num_local in product(("byol", "simsiam"), (0, 2))
+}
 
 every_objective = pytest.mark.parametrize("name", objectives.names())
-every_siamese = pytest.mark.parametrize("name", ["simsiam", "byol"])
-
-BATCH = 8
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def small_config(name: str, **options: Any) -> Any:
-    """The defaults, but for the widths of the heads."""
-    config = objectives.find(name).Config()
-    widths = {key: [12] * len(value) for key, value in vars(config).items() if key.endswith("_dims")}
-    widths |= {key: 6 for key in vars(config) if key.endswith("_dim")}
-    return dataclasses.replace(config, **{**widths, **options})
-
-
-def build(name: str, seed: int = 0, **options: Any) -> objectives.Objective:
-    torch.manual_seed(seed)
-    backbone = nn.Sequential(
-        nn.Conv2d(3, 5, 3, bias=False), nn.BatchNorm2d(5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    )
-    objective: objectives.Objective = objectives.find(name).Method(small_config(name, **options), backbone, 5)
-    return objective
-
-
-def random_views(objective: objectives.Objective, seed: int = 0) -> list[Tensor]:
-    return list(torch.randn(objective.num_views, BATCH, 3, 6, 6, generator=generator(seed)))
-
-
-def step(objective: objectives.Objective, seed: int, progress: float = 0.5) -> None:
-    """One optimiser step of plain gradient descent."""
-    objective.zero_grad()
-    objective(random_views(objective, seed), generator(seed))["loss"].backward()
-    with torch.no_grad():
-        for x in objective.parameters():
-            if x.grad is not None:
-                x -= 0.1 * x.grad
-    objective.after_step(progress)
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 def test_objectives_are_the_files_of_their_folder() -> None:
@@ -76,44 +64,44 @@ def test_file_has_config_and_method(name: str) -> None:
     assert issubclass(module.Method, objectives.Objective)
 
 
-@every_objective
-def test_loss_is_a_finite_scalar_among_finite_scalars(name: str) -> None:
-    objective = build(name)
-    outputs = objective(random_views(objective), generator())
+@every_case
+def test_loss_is_a_finite_scalar_among_finite_scalars(case: Case) -> None:
+    objective = case.build()
+    outputs = objective(case.views(objective), generator())
     assert outputs["loss"].requires_grad
     for value in outputs.values():
         assert value.shape == ()
         assert value.isfinite()
 
 
-@every_objective
-def test_logged_statistics_hold_no_graph(name: str) -> None:
-    objective = build(name)
-    outputs = objective(random_views(objective), generator())
+@every_case
+def test_logged_statistics_hold_no_graph(case: Case) -> None:
+    objective = case.build()
+    outputs = objective(case.views(objective), generator())
     assert [key for key, value in outputs.items() if value.requires_grad] == ["loss"]
 
 
-@every_objective
-def test_projections_of_the_last_batch_are_kept_without_graph(name: str) -> None:
-    objective = build(name)
+@every_case
+def test_projections_of_the_last_batch_are_kept_without_graph(case: Case) -> None:
+    objective = case.build()
     assert objective.projections is None
-    objective(random_views(objective), generator())
-    assert objective.projections.shape[0] == BATCH
-    assert objective.projections.ndim == 2
+    objective(case.views(objective), generator())
+    assert objective.projections.shape == (BATCH, 12)
     assert not objective.projections.requires_grad
 
 
-@every_objective
-def test_gradient_reaches_every_trainable_parameter_and_no_other(name: str) -> None:
-    objective = build(name)
-    objective(random_views(objective), generator())["loss"].backward()
+@every_case
+def test_gradient_reaches_every_trainable_parameter_and_no_other(case: Case) -> None:
+    objective = case.build()
+    objective(case.views(objective), generator())["loss"].backward()
     for key, x in objective.named_parameters():
         assert (x.grad is not None and x.grad.count_nonzero() > 0) == x.requires_grad, key
+        assert x.requires_grad != key.startswith("target."), key
 
 
-@every_objective
-def test_parameter_groups_hold_each_trainable_parameter_once(name: str) -> None:
-    objective = build(name)
+@every_case
+def test_parameter_groups_hold_each_trainable_parameter_once(case: Case) -> None:
+    objective = case.build()
     groups = objective.parameter_groups()
     assert all(set(group) == {"params", "fixed_lr"} for group in groups)
     grouped = [id(x) for group in groups for x in group["params"]]
@@ -127,24 +115,61 @@ def test_backbone_is_the_network_that_was_given(name: str) -> None:
     assert objectives.find(name).Method(config, backbone, 5).backbone is backbone
 
 
-@every_objective
-def test_state_dict_alone_continues_a_run(name: str) -> None:
-    original, resumed = build(name, seed=0), build(name, seed=1)
-    step(original, seed=0)
-    step(original, seed=1)
+@every_case
+@pytest.mark.parametrize("done", [2, STEPS_TO_WRAP])
+def test_state_dict_alone_continues_a_run(case: Case, done: int) -> None:
+    original, resumed = case.build(seed=0), case.build(seed=1)
+    for seed in range(done):
+        step(original, seed, num_local=case.num_local)
     resumed.load_state_dict(copy.deepcopy(original.state_dict()), strict=True)
-    for seed in (2, 3):
-        step(original, seed)
-        step(resumed, seed)
-    losses = [x(random_views(x, 4), generator(4))["loss"] for x in (original, resumed)]
+    for seed in range(done, 2 * STEPS_TO_WRAP):
+        for objective in (original, resumed):
+            step(objective, seed, num_local=case.num_local)
+    losses = [x(case.views(x, 99), generator(99))["loss"] for x in (original, resumed)]
     assert torch.equal(*losses)
     for key, value in original.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
 
 
-@every_objective
-def test_after_step_holds_no_graph_and_leaves_the_trained_network_alone(name: str) -> None:
-    objective = build(name)
+@pytest.mark.parametrize(
+    ("name", "options", "counter", "at_least"),
+    [
+        ("moco", {}, "queue.count", 21),
+        ("swav", {}, "queues.0.count", 21),
+        ("unigrad", {}, "updates", 2),
+        ("byol", DIRECTPRED, "predictor.updates", 3),
+    ],
+)
+def test_state_of_the_test_above_holds_queues_that_wrapped_and_averages(
+    name: str, options: dict[str, Any], counter: str, at_least: int
+) -> None:
+    objective = build(name, **options)
+    for seed in range(STEPS_TO_WRAP):
+        step(objective, seed)
+    assert objective.state_dict()[counter] >= at_least
+
+
+@every_case
+def test_state_holds_tensors_only_and_all_that_a_step_changes(case: Case) -> None:
+    objective = case.build()
+    step(objective, 0, num_local=case.num_local)
+    state = objective.state_dict()
+    assert all(type(value) is Tensor for value in state.values())
+    written = io.BytesIO()
+    torch.save(state, written)
+    written.seek(0)
+    read = torch.load(written, weights_only=True)
+    assert all(torch.equal(value, read[key]) for key, value in state.items())
+    held = {id(x) for x in (*objective.parameters(), *objective.buffers())}
+    # what else a module keeps is of the last batch, and made anew by the next
+    kept = {key for module in objective.modules() for key, x in vars(module).items() if isinstance(x, Tensor)}
+    assert kept == {"projections"}
+    assert len(held) == len(state)
+
+
+@every_case
+def test_after_step_holds_no_graph_and_leaves_the_trained_network_alone(case: Case) -> None:
+    objective = case.build()
     before = [x.clone() for x in objective.parameters() if x.requires_grad]
     objective.after_step(0.5)
     after = [x for x in objective.parameters() if x.requires_grad]
@@ -152,230 +177,122 @@ def test_after_step_holds_no_graph_and_leaves_the_trained_network_alone(name: st
     assert all(x.is_leaf for x in objective.parameters())
 
 
-@every_siamese
-@pytest.mark.parametrize("views", [2, 4])
-def test_number_of_views_is_the_configured_one(name: str, views: int) -> None:
-    assert build(name, views=views).num_views == views
-
-
-@every_siamese
-def test_predictor_alone_may_keep_its_rate(name: str) -> None:
-    objective = build(name)
-    fixed = [x for group in objective.parameter_groups() if group["fixed_lr"] for x in group["params"]]
-    assert [id(x) for x in fixed] == [id(x) for x in objective.predictor.parameters()]
-
-
-@every_siamese
-@pytest.mark.parametrize("mode", MODES)
-def test_choices_and_self_pairs_are_logged_with_guidance_only(name: str, mode: str) -> None:
-    objective = build(name, guidance=mode)
-    logged = set(objective(random_views(objective), generator())) - {"loss"}
-    expected = {"choice_0", "choice_1", "choice_2", "choice_3", "self_pairs"}
-    assert logged == (set() if mode == "symmetric" else expected)
-
-
-@every_siamese
-def test_without_predictor_there_is_nothing_to_fix_and_an_optimiser_can_still_be_built(name: str) -> None:
-    objective = build(name, predictor="none")
-    assert list(objective.predictor.parameters()) == []
-    torch.optim.SGD(objective.parameter_groups(), lr=0.1)
-
-
-@every_siamese
-def test_each_view_is_a_batch_of_its_own_to_batch_norm(name: str) -> None:
-    objective = build(name, views=4)
-    expected = copy.deepcopy(objective.backbone)
-    views = random_views(objective)
-    objective(views, generator())
-    for view in views:  # one forward per view, in order, as in the official code
-        expected(view)
-    torch.testing.assert_close(objective.backbone.state_dict(), expected.state_dict())
-    assert objective.backbone[1].num_batches_tracked == 4
-
-
-@every_siamese
-def test_defaults_are_the_published_ones(name: str) -> None:
-    config = objectives.find(name).Config()
-    assert (config.guidance, config.views, config.pairs, config.predictor) == ("guided", 4, "local", "mlp")
-    assert (config.projector_dims, config.projector_affine, config.predictor_dim) == ([2048] * 3, False, 512)
-
-
-@every_siamese
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"guidance": "gided"}, r"unknown guidance 'gided'; did you mean 'guided'\? choose from: guided, random, rev"),
-        ({"pairs": "globl"}, r"unknown pairs 'globl'; did you mean 'global'\? choose from: global, local"),
-        ({"views": 3}, r"views: expected 2 or 4, got 3"),
-        ({"projector_dims": [64]}, r"projector_dims: expected two or more positive widths, got \[64\]"),
-        ({"projector_dims": []}, r"projector_dims: expected two or more positive widths, got \[\]"),
-        ({"projector_dims": [64, 0]}, r"projector_dims: expected two or more positive widths, got \[64, 0\]"),
-        ({"predictor_dim": 0}, r"predictor_dim: expected .*, got 0"),
-    ],
-)
-def test_impossible_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        objectives.find(name).Config(**options)
-
-
-@pytest.mark.parametrize("momentum", [2.0, 1.001, -0.1, float("nan")])
-def test_momentum_outside_of_zero_to_one_is_refused(momentum: float) -> None:
-    with pytest.raises(InputError, match=rf"momentum: expected 0 to 1, got {momentum}"):
-        objectives.find("byol").Config(momentum=momentum)
-
-
-def simsiam_pseudocode(objective: nn.Module, x1: Tensor, x2: Tensor, *, stop_gradient: bool) -> Tensor:
-    """Chen & He 2021, Algorithm 1."""
-
-    def distance(p: Tensor, z: Tensor) -> Tensor:
-        z = z.detach() if stop_gradient else z
-        p = F.normalize(p, dim=1)
-        z = F.normalize(z, dim=1)
-        return -(p * z).sum(dim=1).mean()
-
-    z1, z2 = objective.projector(objective.backbone(x1)), objective.projector(objective.backbone(x2))
-    p1, p2 = objective.predictor(z1), objective.predictor(z2)
-    return distance(p1, z2) / 2 + distance(p2, z1) / 2
-
-
-@pytest.mark.parametrize("stop_gradient", [True, False])
-def test_simsiam_equals_its_papers_pseudocode(stop_gradient: bool) -> None:
-    objective = build("simsiam", guidance="symmetric", views=2, stop_gradient=stop_gradient).double()
-    twin = copy.deepcopy(objective)
-    views = [view.double() for view in random_views(objective)]
-    loss = objective(views, generator())["loss"]
-    expected = simsiam_pseudocode(twin, *views, stop_gradient=stop_gradient)
+@every_case
+def test_half_precision_embeds_but_the_loss_is_computed_in_full(case: Case) -> None:
+    objective, twin, exact = (case.build() for _ in range(3))
+    views = case.views(objective)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = objective(views, generator())["loss"]
+        batch = twin.embed(views, generator())
+    expected = twin.compare(batch, generator())["loss"]
+    full = exact(views, generator())["loss"]
+    assert loss.dtype == batch.online.dtype == torch.float32
+    assert torch.equal(loss, expected)
+    assert loss != full  # the network did compute in another precision
+    torch.testing.assert_close(loss, full, rtol=0.1, atol=0.05)
     loss.backward()
-    expected.backward()
-    torch.testing.assert_close(loss, expected)
-    for x, y in zip(objective.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(x.grad, y.grad)
+    assert all(x.grad.isfinite().all() for x in objective.parameters() if x.requires_grad)
 
 
-def test_first_target_of_byol_equals_the_online_network() -> None:
-    objective = build("byol")
-    online = nn.Sequential(objective.backbone, objective.projector).state_dict()
-    assert list(objective.target.state_dict()) == list(online)
-    for key, value in objective.target.state_dict().items():
-        assert torch.equal(value, online[key])
-        assert value.data_ptr() != online[key].data_ptr()
+@every_case
+def test_memory_format_of_the_views_does_not_matter(case: Case) -> None:
+    plain, channels_last = case.build(), case.build().to(memory_format=torch.channels_last)
+    views = case.views(plain)
+    rearranged = [view.contiguous(memory_format=torch.channels_last) for view in views]
+    assert not any(view.is_contiguous() for view in rearranged)
+    losses = [x(y, generator())["loss"] for x, y in ((plain, views), (channels_last, rearranged))]
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(*losses)
+    for (key, x), y in zip(plain.named_parameters(), channels_last.parameters(), strict=True):
+        if x.requires_grad:
+            torch.testing.assert_close(x.grad, y.grad, rtol=1e-3, atol=1e-4, msg=key)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.3, 0.99, 1.0])
-def test_after_step_moves_the_targets_parameters_as_the_formula_says(momentum: float) -> None:
-    objective = build("byol", momentum=momentum).double()
-    perturb(objective)
+@every_objective
+def test_small_crops_take_part_in_the_loss(name: str) -> None:
+    objective = build(name)
+    views = random_views(objective, num_local=2)
+    for view in views:
+        view.requires_grad_()
+    copy.deepcopy(objective)(views, generator())["loss"].backward()
+    assert all(view.grad.count_nonzero() for view in views[-2:])
+    alone = objective([view.detach() for view in views[:-2]], generator())["loss"]
+    assert alone != objective([view.detach() for view in views], generator())["loss"]
+
+
+@every_objective
+def test_momentum_target_is_a_copy_first_so_that_the_first_loss_is_that_without_it(name: str) -> None:
+    losses = []
+    for momentum in (None, 0.9):
+        objective = build(name, momentum=momentum)
+        losses.append(objective(random_views(objective, num_local=2), generator())["loss"])
+    torch.testing.assert_close(*losses)
+
+
+@every_objective
+def test_targets_are_those_of_the_momentum_network(name: str) -> None:
+    objective = build(name, momentum=0.9)
+    views = random_views(objective)
+    before = copy.deepcopy(objective)(views, generator())["loss"]
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for x in objective.target.parameters():
+            x += torch.randn_like(x)
+    assert objective(views, generator())["loss"] != before
+
+
+@every_objective
+def test_without_momentum_there_is_no_second_network(name: str) -> None:
+    assert not any(key.startswith("target.") for key in build(name, momentum=None).state_dict())
+    assert any(key.startswith("target.") for key in build(name, momentum=0.5).state_dict())
+
+
+@every_objective
+@pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_momentum_follows_its_schedule(name: str, schedule: str, progress: float) -> None:
+    objective = build(name, momentum=0.7, momentum_schedule=schedule).double()
+    torch.manual_seed(1)
     online = [*objective.backbone.parameters(), *objective.projector.parameters()]
+    with torch.no_grad():
+        for x in online:
+            x += torch.randn_like(x)
+    # Grill et al. 2020, section 3.2: 1 - (1 - momentum) (cos(pi k / K) + 1) / 2
+    cosine = 1 - 0.3 * (math.cos(math.pi * progress) + 1) / 2
+    momentum = cosine if schedule == "cosine" else 0.7
     expected = [
         momentum * old.detach() + (1 - momentum) * new.detach()
         for old, new in zip(objective.target.parameters(), online, strict=True)
     ]
-    objective.after_step(0.5)
+    objective.after_step(progress)
     torch.testing.assert_close([x.detach() for x in objective.target.parameters()], expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("progress", [0.0, 1.0])
-def test_momentum_is_constant_over_the_run(progress: float) -> None:
-    objectives_at = [build("byol").double() for _ in range(2)]
-    for objective, at in zip(objectives_at, (0.5, progress), strict=True):
-        perturb(objective)
-        objective.after_step(at)
-    for x, y in zip(*(list(objective.target.parameters()) for objective in objectives_at), strict=True):
-        assert torch.equal(x, y)
+@every_objective
+def test_scale_multiplies_loss_and_gradient(name: str) -> None:
+    plain, scaled = build(name), build(name, loss_scale=0.25)
+    losses = [x(random_views(x), generator())["loss"] for x in (plain, scaled)]
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(losses[1], losses[0] / 4)
+    for x, y in zip(plain.parameters(), scaled.parameters(), strict=True):
+        if x.requires_grad:
+            torch.testing.assert_close(y.grad, x.grad / 4, rtol=1e-4, atol=1e-6)
 
 
-def perturb(objective: nn.Module) -> None:
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for x in objective.backbone.parameters():
-            x += torch.randn_like(x)
-        for x in objective.projector.parameters():
-            x += torch.randn_like(x)
-
-
-def test_after_step_leaves_the_targets_batch_norm_statistics_alone() -> None:
-    objective = build("byol", momentum=0.5)
-    objective(random_views(objective), generator())
-    before = {key: x.clone() for key, x in objective.target.named_buffers()}
-    with torch.no_grad():
-        for buffer in objective.backbone.buffers():
-            buffer += 1
-    objective.after_step(0.5)
-    assert before
-    for key, buffer in objective.target.named_buffers():
-        assert torch.equal(buffer, before[key]), key
-
-
-def test_target_normalises_by_batch_and_keeps_statistics_of_its_own_forwards() -> None:
-    objective = build("byol")
-    perturb(objective)
-    objective.after_step(0.5)  # now the target's features, and so its statistics, differ from the online network's
-    assert objective.target.training
-    expected = copy.deepcopy(objective.target)
-    views = random_views(objective)
-    objective(views, generator())
-    for view in views:
-        expected(view)
-    torch.testing.assert_close(dict(objective.target.named_buffers()), dict(expected.named_buffers()))
-    own, online = objective.target[0][1].running_mean, objective.backbone[1].running_mean
-    assert not torch.allclose(own, online)
-
-
-def test_target_follows_from_train_to_eval_and_back() -> None:
-    objective = build("byol")
-    assert not objective.eval().target.training
-    assert objective.train().target.training
-
-
-def test_target_receives_no_gradient_and_is_not_optimised() -> None:
-    objective = build("byol")
-    objective(random_views(objective), generator())["loss"].backward()
-    grouped = {id(x) for group in objective.parameter_groups() for x in group["params"]}
-    for x in objective.target.parameters():
-        assert x.grad is None
-        assert not x.requires_grad
-        assert id(x) not in grouped
-
-
-def layers(head: nn.Sequential) -> list[str]:
-    """Linear layers with widths and whether they have a bias, batch norms with whether they are affine."""
-    described = []
-    for layer in head:
-        if isinstance(layer, nn.Linear):
-            described.append(f"{layer.in_features}-{layer.out_features}" + (" bias" if layer.bias is not None else ""))
-        elif isinstance(layer, nn.BatchNorm1d):
-            described.append(f"bn {layer.num_features}" + (" affine" if layer.affine else ""))
-        else:
-            described.append(type(layer).__name__)
-    return described
-
-
-@pytest.mark.parametrize(("affine", "last"), [(False, "bn 6"), (True, "bn 6 affine")])
-def test_projector_is_linear_norm_relu_without_the_last_relu(affine: bool, last: str) -> None:
-    described = layers(build_projector(5, [7, 8, 6], last_affine=affine))
-    # the last linear layer's bias would be removed by the norm (frozen in the official code)
-    assert described == ["5-7", "bn 7 affine", "ReLU", "7-8", "bn 8 affine", "ReLU", "8-6", last]
-
-
-def test_projector_of_the_cifar_recipe_has_two_layers() -> None:
-    assert layers(build_projector(512, [2048, 2048], last_affine=False)) == [
-        "512-2048", "bn 2048 affine", "ReLU", "2048-2048", "bn 2048",
-    ]  # fmt: skip
-
-
-def test_predictor_is_a_bottleneck_with_a_bias_at_its_end() -> None:
-    assert layers(build_predictor(6, 3)) == ["6-3", "bn 3 affine", "ReLU", "3-6 bias"]
-
-
-@every_siamese
-@pytest.mark.parametrize("affine", [False, True])
-def test_last_batch_norm_of_the_projector_is_affine_by_option(name: str, affine: bool) -> None:
-    assert build(name, projector_affine=affine).projector[-1].affine == affine
-    assert build(name, projector_affine=affine).projector[1].affine
-
-
-def test_projections_have_the_published_norm_where_the_last_norm_is_not_affine() -> None:
-    objective = build("simsiam")
-    objective(random_views(objective), generator())
-    # unit variance in each dimension: mean squared norm = the number of dimensions
-    assert objective.projections.square().sum(1).mean().item() == pytest.approx(12, rel=1e-3)
+@every_objective
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"momentum": 1.5}, r"objective\.momentum: expected 0 to 1, got 1\.5"),
+        ({"momentum_schedule": "cosin"}, r"unknown momentum_schedule 'cosin'; did you mean 'cosine'\?"),
+        ({"projector_norm": "all"}, r"unknown projector_norm 'all'; choose from: every, hidden, none"),
+        ({"projector_dims": [64]}, r"objective\.projector_dims: expected two or more positive widths, got \[64\]"),
+        ({"loss_scale": 0.0}, r"objective\.loss_scale: expected 1e-09 to inf, got 0\.0"),
+        ({"loss_scale": float("nan")}, r"objective\.loss_scale: expected 1e-09 to inf, got nan"),
+    ],
+)
+def test_options_that_all_share_are_checked(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        objectives.find(name).Config(**options)

@@ -1,5 +1,6 @@
 """The command: what it refuses, what it leaves behind, and a kill in the middle of a run."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from PIL import Image
 from converters.checkpoint import load
 from converters.images import load_images
 from pretrain import run
+from pretrain.config import load_config
+from pretrain.loop import method_label
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -81,6 +84,119 @@ def test_mistake_is_one_line_and_leaves_nothing(
     assert error.count("\n") == 1
     assert message in error
     assert not output.exists()
+
+
+GUIDED = "objective.guidance=guided: expected symmetric, since "
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("barlow_twins", ["objective.guidance=guided"], GUIDED + "Barlow Twins has no stop-gradient"),
+        ("simclr", ["objective.guidance=guided"], GUIDED + "SimCLR has no stop-gradient"),
+        ("vicreg", ["objective.guidance=guided"], GUIDED + "VICReg has no stop-gradient"),
+        ("moco", ["objective.guidance=guided"], GUIDED + "MoCo's first view is always the query"),
+        ("swav", ["objective.guidance=guided"], GUIDED + "SwAV compares codes with scores"),
+        ("swav", ["objective.pairs=global"], "unknown key in objective 'pairs'"),
+        ("moco", ["objective.queue=3"], "objective.queue: expected at least the 4 images of a batch"),
+        ("moco", ["objective.splits=3"], "objective.splits: expected equal parts of two images or more"),
+        ("swav", [], "views.num_local is missing: SwAV's prototypes were published with small crops and without them"),
+        ("swav", ["views.num_local=2"], "views.num_local is 2, but views.local_size is missing"),
+        ("swav", ["views.num_local=0", "objective.queue=3"], "objective.queue: expected at least the 4 images"),
+        ("simsiam", ["views.cutmix_p=0.5"], "set objective.momentum, or views.cutmix_p=0"),
+        ("unigrad", ["views.cutmix_p=0.5", "objective.momentum=null"], "set objective.momentum, or views.cutmix_p=0"),
+        ("barlow_twins", ["views.cutmix_p=0.5"], "this objective's loss is not linear in its targets"),
+        ("vicreg", ["views.cutmix_p=0.5", "objective.momentum=0.9"], "this objective's loss is not linear"),
+        ("byol", ["views.cutmix_p=1.5"], "views.cutmix_p: expected 0 to 1, got 1.5"),
+        ("byol", ["monitor.gradients=true", "views.cutmix_p=0.5"], "monitor.gradients: the terms are written for"),
+        (
+            "simclr",
+            ["monitor.gradients=true", "views.num_local=2", "views.local_size=16"],
+            "monitor.gradients: the terms are written for views of the usual size",
+        ),
+        (
+            "simsiam",
+            ["monitor.gradients=true", "objective.stop_gradient=false"],
+            "monitor.gradients: the terms are written for targets without gradient",
+        ),
+        ("simsiam", ["objective.stop_gradient=false", "objective.momentum=0.9"], "objective.stop_gradient=false: "),
+        ("byol", ["objective.predictor=false"], "unknown predictor 'False'; choose from: directpred, mlp, none"),
+        ("simclr", ["optim.name=lamb"], "unknown optim.name 'lamb'"),
+        ("simclr", ["optim.warmup_epochs=1"], "set optim.schedule_by=step"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line_and_leave_nothing(
+    name: str,
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = write_recipe(tmp_path, name)
+    assert pretrain(monkeypatch, "--config", recipe, "--output", tmp_path / "run", *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert list(tmp_path.iterdir()) == [recipe]
+
+
+def write_recipe(folder: Path, name: str) -> Path:
+    """A configuration that names a method, with heads that take little memory."""
+    path = folder / f"{name}.yaml"
+    path.write_text(
+        f"arch: resnet18\nepochs: 1\nbatch_size: 4\nobjective: {{name: {name}, projector_dims: [16, 16]}}\n"
+        "views: {size: 32}\ndata: {source: sample, workers: 0}\nmonitor: {labelled: null}\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "label"),
+    [
+        ("simclr", ["optim.name=lars", "optim.schedule_by=step", "optim.warmup_epochs=0.5"], "simclr-2views"),
+        ("moco", ["objective.queue=6", "objective.splits=2", "monitor.gradients=true"], "moco-2views"),
+        ("swav", ["views.num_local=2", "views.local_size=24", "objective.queue=6"], "swav-2views-2local"),
+        ("barlow_twins", ["objective.momentum=0.9", "bf16=true"], "barlow_twins-2views-momentum"),
+        ("vicreg", ["views.second_solarize_p=0.5", "views.second_blur_p=0.1"], "vicreg-2views"),
+        ("unigrad", ["views.cutmix_p=0.5"], "unigrad-symmetric-2views-cutmix"),
+        ("simsiam", ["objective.predictor=directpred", "objective.views=2"], "simsiam-guided-2views-directpred"),
+        ("byol", ["objective.momentum=null", "views.num_local=1", "views.local_size=24"],
+         "byol-guided-4views-1local-nomomentum"),
+    ],
+)  # fmt: skip
+def test_every_method_runs_from_a_short_recipe_and_is_named(
+    name: str,
+    arguments: list[str],
+    label: str,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output, folder = tmp_path / "run", ["data.source=folder", f"data.root={pictures}", "log_every=1"]
+    command = ["--config", write_recipe(tmp_path, name), "--output", output, *folder, *arguments]
+    assert pretrain(monkeypatch, *command) == 0
+    assert capsys.readouterr().out.startswith(f"{label} on resnet18")
+    checkpoint = load(output / "checkpoint.safetensors")
+    assert checkpoint.source.method == label
+    assert all(x.isfinite().all() for x in checkpoint.backbone.values())
+    losses = [
+        json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines() if "loss" in line
+    ]
+    assert len(losses) == 2
+    assert method_label(load_config(output / "config.yaml")) == label
+
+
+def test_plan_counts_the_small_crops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, crops = write_recipe(tmp_path, "swav"), ["views.num_local=6", "views.local_size=16"]
+    assert pretrain(monkeypatch, "--dry-run", "--config", recipe, *crops) == 0
+    # 500 steps of 4 images
+    assert "2 views per image and 6 small ones, 16000 in all" in capsys.readouterr().out
+    assert pretrain(monkeypatch, "--dry-run", "--config", recipe, "views.num_local=0") == 0
+    assert "2 views per image, 4000 in all" in capsys.readouterr().out
 
 
 def test_folder_without_images_is_refused(

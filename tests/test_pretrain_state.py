@@ -3,11 +3,15 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from converters.errors import InputError
+from converters.run_folder import method_name
+from pretrain import objectives
+from pretrain.config import Config, OptimConfig, ViewConfig, as_dict
 from pretrain.state import RunFolder, State, load_state, save_state
 
 CONFIG = {"epochs": 3, "optim": {"base_lr": 0.1}, "data": {"workers": 2}}
@@ -110,3 +114,70 @@ def test_metrics_of_repeated_steps_are_dropped_and_a_torn_line_too(tmp_path: Pat
         folder.metrics.write_text("\n".join(lines) + '\n{"step": 5, "lo')
         folder.forget_metrics_after(2)
     assert [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()] == [1, 2]
+
+
+def old_config(name: str, schedule: str = "cosine", **options: Any) -> dict[str, Any]:
+    """What version 1 of the options wrote into config.yaml, as far as it names a method."""
+    defaults = {"guidance": "guided", "views": 4, "pairs": "local", "predictor": True}
+    own = {"simsiam": {"stop_gradient": True}, "byol": {"momentum": 0.99}}[name]
+    views = {"size": 224, "blur_p": 0.5}
+    return {"objective": {"name": name, **defaults, **own, **options}, "optim": {"schedule": schedule}, "views": views}
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (old_config("simsiam"), "simsiam-guided-4views"),
+        (old_config("byol"), "byol-guided-4views"),
+        (old_config("byol", guidance="symmetric", views=2), "byol-symmetric-2views"),
+        (old_config("simsiam", views=2, pairs="global"), "simsiam-guided-2views-globalpairs"),
+        (old_config("simsiam", predictor=False), "simsiam-guided-4views-nopredictor"),
+        (old_config("byol", "constant"), "byol-guided-4views-constantlr"),
+        (
+            old_config(
+                "simsiam", "constant", guidance="symmetric", pairs="global", predictor=False, stop_gradient=False
+            ),
+            "simsiam-symmetric-4views-globalpairs-nopredictor-nostopgradient-constantlr",
+        ),
+    ],
+)
+def test_run_of_version_1_is_called_as_it_was(config: dict[str, Any], name: str) -> None:
+    assert method_name(config) == name
+
+
+def named(name: str, views: ViewConfig | None = None, **options: Any) -> str:
+    objective = objectives.find(name).Config(**options)
+    return method_name(as_dict(Config(objective=objective, views=views or ViewConfig())))
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        (named("simclr"), "simclr-2views"),
+        (named("moco"), "moco-2views"),
+        (named("swav"), "swav-2views"),
+        (named("barlow_twins"), "barlow_twins-2views"),
+        (named("vicreg"), "vicreg-2views"),
+        (named("unigrad"), "unigrad-symmetric-2views"),
+        (named("simsiam"), "simsiam-guided-4views"),
+        (named("simsiam", predictor="none"), "simsiam-guided-4views-nopredictor"),
+        (named("byol", predictor="directpred"), "byol-guided-4views-directpred"),
+        (named("byol", momentum=None), "byol-guided-4views-nomomentum"),
+        (named("moco", momentum=None), "moco-2views-nomomentum"),
+        (named("unigrad", momentum=None), "unigrad-symmetric-2views-nomomentum"),
+        (named("vicreg", momentum=0.99), "vicreg-2views-momentum"),
+        (named("simsiam", momentum=0.0), "simsiam-guided-4views-momentum"),
+        (named("swav", ViewConfig(num_local=6, local_size=96)), "swav-2views-6local"),
+        (named("swav", ViewConfig(num_local=0)), "swav-2views"),
+        (named("unigrad", ViewConfig(cutmix_p=0.5)), "unigrad-symmetric-2views-cutmix"),
+    ],
+)
+def test_method_is_named_with_what_sets_it_apart(label: str, expected: str) -> None:
+    assert label == expected
+
+
+def test_constant_rate_is_part_of_every_methods_name() -> None:
+    objective = objectives.find("simclr").Config()
+    assert method_name(as_dict(Config(objective=objective, optim=OptimConfig(schedule="constant")))) == (
+        "simclr-2views-constantlr"
+    )
