@@ -55,7 +55,7 @@ train = OMP_NUM_THREADS=1 $(BIN)/python transfer/$(1).py --dataset sample --ckpt
 	$(if $(wildcard $(@D)/last_checkpoint),--resume) > $(@D).log 2>&1 || { tail -n 3 $(@D).log >&2; exit 2; }
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
