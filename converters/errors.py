@@ -12,6 +12,22 @@ class InputError(ValueError):
     """A mistake of the user: the message says what was expected, what came, and what to do, in one sentence."""
 
 
+def check_range(key: str, value: float, low: float, high: float) -> None:
+    """Refuse a number outside of [low, high].
+
+    Args:
+        key: what a user calls it.
+        value: the number.
+        low: smallest that is allowed.
+        high: largest.
+
+    Raises:
+        InputError: it does not lie there.
+    """
+    if not low <= value <= high:
+        raise InputError(f"{key}: expected {low:g} to {high:g}, got {value}")
+
+
 def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:
     """The error for a name that is not among the choices, with the closest one suggested.
 

@@ -101,6 +101,12 @@ class Asymmetric(Guided):
         positive, negative, balance = asymmetric_terms(p, other_views(batch.target)[0])
         return Gradient(share * positive, share * negative, balance, p, batch.online)
 
+    def after_step(self, progress: float) -> None:
+        """See `Siamese.after_step`; a computed predictor's correlation moves too."""
+        super().after_step(progress)
+        if isinstance(self.predictor, DirectPredictor):
+            self.predictor.correlation.step()
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The predictor is a group of its own, since its rate may be fixed (Chen & He 2021, 4.1)."""
         return [

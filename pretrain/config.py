@@ -12,7 +12,7 @@ from yaml import YAMLError
 
 from converters.backbones import feature_dim
 from converters.checkpoint import IMAGENET_MEAN, IMAGENET_STD
-from converters.errors import InputError, unknown
+from converters.errors import InputError, check_range, unknown
 from pretrain import objectives
 
 
@@ -102,12 +102,12 @@ class ViewConfig:
             if len(values) != length:
                 raise InputError(f"views.{name}: expected {length} numbers, got {list(values)}")
             setattr(self, name, values)
-        _check_range("views.size", self.size, 1, math.inf)
+        check_range("views.size", self.size, 1, math.inf)
         probabilities = ("flip_p", "jitter_p", "gray_p", "blur_p", "solarize_p", "cutmix_p")
         for name in (*probabilities, "second_blur_p", "second_solarize_p"):
             if getattr(self, name) is not None:
-                _check_range(f"views.{name}", getattr(self, name), 0, 1)
-        _check_range("views.cutmix_alpha", self.cutmix_alpha, 1e-3, math.inf)
+                check_range(f"views.{name}", getattr(self, name), 0, 1)
+        check_range("views.cutmix_alpha", self.cutmix_alpha, 1e-3, math.inf)
         self._check_local()
         ranges = {"crop_scale": 1.0, "local_scale": 1.0, "crop_ratio": math.inf, "blur_sigma": math.inf}
         for name, most in ranges.items():
@@ -115,16 +115,20 @@ class ViewConfig:
             if not 0 < low <= high <= most:
                 raise InputError(f"views.{name}: expected 0 < low <= high <= {most:g}, got {low:g} and {high:g}")
         for value in self.std:
-            _check_range("views.std", value, 1e-6, math.inf)
+            check_range("views.std", value, 1e-6, math.inf)
         for value in self.jitter:
-            _check_range("views.jitter", value, 0, math.inf)
-        _check_range("views.jitter, hue", self.jitter[3], 0, 0.5)
+            check_range("views.jitter", value, 0, math.inf)
+        check_range("views.jitter, hue", self.jitter[3], 0, 0.5)
 
     def _check_local(self) -> None:
         if self.num_local is not None:
-            _check_range("views.num_local", self.num_local, 0, math.inf)
+            check_range("views.num_local", self.num_local, 0, math.inf)
         if self.local_size is not None:
-            _check_range("views.local_size", self.local_size, 1, math.inf)
+            check_range("views.local_size", self.local_size, 1, math.inf)
+        if self.local_size is not None and self.num_local is None:
+            raise InputError(
+                f"views.local_size is {self.local_size}, but views.num_local is missing: expected their number"
+            )
         if self.num_local and self.local_size is None:
             raise InputError(
                 f"views.num_local is {self.num_local}, but views.local_size is missing: expected the side of the "
@@ -137,7 +141,9 @@ class OptimConfig:
     """The optimiser and its schedule; the defaults are SimSiam's and GSG's on ImageNet.
 
     Attributes:
-        name: ``sgd``, or ``lars``: SGD whose steps are as long as 1e-3 of each tensor's norm (You et al. 2017).
+        name: ``sgd``, or ``lars``: SGD whose steps are as long as a share of each tensor's norm (You et al. 2017).
+        lars_trust: that share of the norm.
+        lars_clip: LARS's step is at most SGD's (LARC with clipping).
         base_lr: learning rate for a batch of 256.
         bias_lr: the same for biases and norms, i.e. every tensor of one dimension; None: base_lr.
         scale_lr: multiply rates by batch_size / 256 (Goyal et al. 2017); False takes them as they are.
@@ -153,6 +159,8 @@ class OptimConfig:
     """
 
     name: str = "sgd"
+    lars_trust: float = 1e-3
+    lars_clip: bool = False
     base_lr: float = 0.05
     bias_lr: float | None = None
     scale_lr: bool = True
@@ -200,7 +208,8 @@ class Config:
         zero_init_residual: start every residual block as the identity, as the official code does.
         epochs: passes over the data.
         batch_size: images per optimiser step, over all processes and accumulated parts.
-        accumulate: parts into which a batch is divided to save memory; batch norm and pairing see one part at a time.
+        accumulate: parts into which a batch is divided to save memory; all that joins images sees one part at a time:
+            batch norm, pairing, negatives, correlations, codes.
         seed: of every random choice.
         bf16: autocast to bfloat16.
         channels_last: memory format of images and convolutions.
@@ -248,24 +257,25 @@ class Config:
             ("data.workers", self.data.workers),
             ("save_minutes", self.save_minutes),
         ):
-            _check_range(key, value, 0, math.inf)
+            check_range(key, value, 0, math.inf)
         for name in ("base_lr", "momentum", "weight_decay"):
-            _check_range(f"optim.{name}", getattr(self.optim, name), 0, math.inf)
+            check_range(f"optim.{name}", getattr(self.optim, name), 0, math.inf)
         self._check_schedule()
         if self.monitor.temperature is not None:
-            _check_range("monitor.temperature", self.monitor.temperature, 1e-2, math.inf)
+            check_range("monitor.temperature", self.monitor.temperature, 1e-2, math.inf)
         if self.batch_size % self.accumulate:
             raise InputError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
 
     def _check_schedule(self) -> None:
         optim = self.optim
+        check_range("optim.lars_trust", optim.lars_trust, 0, 1)
         if optim.bias_lr is not None:
-            _check_range("optim.bias_lr", optim.bias_lr, 0, math.inf)
+            check_range("optim.bias_lr", optim.bias_lr, 0, math.inf)
             if not optim.base_lr:
                 raise InputError("optim.base_lr: expected more than 0 beside optim.bias_lr, got 0")
-        _check_range("optim.warmup_epochs", optim.warmup_epochs, 0, self.epochs)
+        check_range("optim.warmup_epochs", optim.warmup_epochs, 0, self.epochs)
         for name in ("final_share", "warmup_from"):
-            _check_range(f"optim.{name}", getattr(optim, name), 0, 1)
+            check_range(f"optim.{name}", getattr(optim, name), 0, 1)
         if optim.warmup_epochs and optim.schedule_by == "epoch":
             raise InputError(
                 "optim.warmup_epochs: the rate would stand still within each epoch of the warm-up; set "
@@ -289,6 +299,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         given = OmegaConf.merge(OmegaConf.load(path), _parse_overrides(overrides))
     except (OmegaConfBaseException, YAMLError) as error:
         raise InputError(f"{path}: {error}") from error
+    predictor = OmegaConf.select(given, "objective.predictor")
+    if isinstance(predictor, bool):  # as runs of earlier versions say it
+        given.objective.predictor = "mlp" if predictor else "none"
     name = OmegaConf.select(given, "objective.name")
     if name is None:
         raise InputError(f"{path}: expected objective.name; choose from: {', '.join(objectives.names())}")
@@ -325,11 +338,6 @@ def _unknown_key(key: str, schema: DictConfig) -> InputError:
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(schema, parent) if parent else schema
     return unknown(f"key in {parent or 'the configuration'}", name, [str(choice) for choice in node])
-
-
-def _check_range(key: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise InputError(f"{key}: expected {low:g} to {high:g}, got {value:g}")
 
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:

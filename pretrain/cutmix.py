@@ -66,7 +66,7 @@ class CutMix(NamedTuple):
         mixed = []
         for view in views:
             pasted = view.clone()
-            pasted[:, :, rows, columns] = view[partner][:, :, rows, columns]
+            pasted[:, :, rows, columns] = view[:, :, rows, columns][partner]
             mixed.append(pasted)
         area = (rows.stop - rows.start) * (columns.stop - columns.start)
         return mixed, Mix(partner, 1 - area / (height * width))

@@ -46,13 +46,17 @@ class Gradient:
         return positive, negative
 
 
-def describe(gradient: Gradient) -> dict[str, Tensor]:
+def describe(gradient: Gradient, loss_scale: float = 1.0) -> dict[str, Tensor]:
     """What is logged of a gradient: root mean square norms of its terms per image, their angle, and the balance.
 
     The angle, in degrees, is that between the terms of the whole batch, each taken as one vector: where both cancel it
     is 180.
+
+    Args:
+        gradient: of the loss before it is scaled.
+        loss_scale: its scale.
     """
-    positive, negative = gradient.pulled_back()
+    positive, negative = (loss_scale * term for term in gradient.pulled_back())
     cosine = F.cosine_similarity(positive.flatten(), negative.flatten(), dim=0)
     return {
         "positive_norm": positive.norm() / math.sqrt(len(positive)),

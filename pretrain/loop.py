@@ -114,10 +114,12 @@ class _Training:
         batches = self.run.loader.epoch(epoch, start=done * self.config.accumulate)
         for _ in range(done, self.run.steps_per_epoch):
             rate = set_lr(self.optimizer, self.config, epoch, self.step, self.run.num_steps)
+            is_read = (self.step + 1) % self.config.log_every == 0 or (self.step + 1) % self.run.steps_per_epoch == 0
+            self.run.objective.is_read = is_read
             self.averages.add(self.step + 1, self._optimizer_step(islice(batches, self.config.accumulate)))
             self.step += 1
             self.run.objective.after_step(self.step / self.run.num_steps)
-            if self.step % self.config.log_every == 0 or self.step % self.run.steps_per_epoch == 0:
+            if is_read:
                 self._look(epoch, rate)
 
     def _optimizer_step(self, parts: Iterator[list[Tensor]]) -> dict[str, Tensor]:

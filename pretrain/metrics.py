@@ -28,14 +28,22 @@ class Averages:
         self.scalars.append(scalars)
 
     def take(self) -> tuple[dict[str, float], int | None]:
-        """Means over steps and ranks, and the first step whose loss is not finite on any rank; starts afresh."""
-        names = list(self.scalars[0])
-        table = torch.stack([torch.stack([row[name].detach().float() for name in names]) for row in self.scalars])
-        table = distributed.mean_over_ranks(table).cpu()
-        broken = (~table[:, names.index("loss")].isfinite()).nonzero()
-        first_broken = self.steps[int(broken[0])] if len(broken) else None
+        """Means over steps and ranks, and the first step whose loss is not finite on any rank; starts afresh.
+
+        A scalar that some steps lack is the mean over the others.
+        """
+        places = [(index, name) for index, row in enumerate(self.scalars) for name in row]
+        values = torch.stack([self.scalars[index][name].detach().float() for index, name in places])
+        by_place = dict(zip(places, distributed.mean_over_ranks(values).tolist(), strict=True))
+        rows = [{name: by_place[index, name] for name in row} for index, row in enumerate(self.scalars)]
+        broken = (step for step, row in zip(self.steps, rows, strict=True) if not math.isfinite(row["loss"]))
+        first_broken = next(broken, None)
         self.steps, self.scalars = [], []
-        return dict(zip(names, table.mean(dim=0).tolist(), strict=True)), first_broken
+        return {name: _mean([row[name] for row in rows if name in row]) for name in rows[-1]}, first_broken
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 class MetricsLog:

@@ -20,11 +20,14 @@ def build_optimizer(config: Config, objective: Objective) -> torch.optim.Optimiz
     """
     groups = [part for group in objective.parameter_groups() for part in _parts(config, group) if part["params"]]
     optim = config.optim
-    kind: Any = Lars if optim.name == "lars" else torch.optim.SGD
-    optimizer: torch.optim.Optimizer = kind(
-        groups, lr=initial_lr(config), momentum=optim.momentum, weight_decay=optim.weight_decay
-    )
-    return optimizer
+    settings: dict[str, Any] = {
+        "lr": initial_lr(config),
+        "momentum": optim.momentum,
+        "weight_decay": optim.weight_decay,
+    }
+    if optim.name == "sgd":
+        return torch.optim.SGD(groups, **settings)
+    return Lars(groups, **settings, trust_coeff=optim.lars_trust, trust_clip=optim.lars_clip)
 
 
 def _parts(config: Config, group: dict[str, Any]) -> Iterator[dict[str, Any]]:

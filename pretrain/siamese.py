@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from converters.errors import InputError, unknown
+from converters.errors import InputError, check_range, unknown
 from pretrain.cutmix import CutMix, Mix
 from pretrain.gradients import Gradient, alignment, describe, uniformity
 from pretrain.guidance import MODES, full
@@ -77,13 +77,12 @@ class SiameseConfig:
 
 
 def check(name: str, value: float, low: float, high: float) -> None:
-    """Refuse a number of the configuration that lies outside of [low, high].
+    """Refuse an option of the objective outside of [low, high].
 
     Raises:
-        InputError: it does.
+        InputError: it does not lie there.
     """
-    if not low <= value <= high:
-        raise InputError(f"objective.{name}: expected {low:g} to {high:g}, got {value}")
+    check_range(f"objective.{name}", value, low, high)
 
 
 @dataclass
@@ -108,19 +107,29 @@ class Batch:
     sources: Tensor | None = None
     codes: Tensor | None = None
 
-    def pairs(self) -> Iterator[tuple[Tensor, int, float]]:
+    @property
+    def crops(self) -> list[Tensor]:
+        """Projections of all that the network embedded, views first."""
+        return [*self.online, *self.local]
+
+    def pairs(self, *, mutual: bool = False) -> Iterator[tuple[int, int, float]]:
         """Every comparison: of a view or small crop with another view of the image.
 
-        Caron et al. 2020, eq. 6: the mean over the targets of the mean over all other crops.
+        Caron et al. 2020, eq. 6, as a mean over the targets of the mean over all other crops, as in the official code.
+
+        Args:
+            mutual: a comparison of two views is the same in both directions, and is made once.
 
         Yields:
-            Projections (N, D), the index of the target, and the weight; the weights' sum is 1.
+            The index of the crop, that of the target, and the weight; the weights' sum is 1.
         """
-        crops = [*self.online, *self.local]
-        for target in range(len(self.target)):
-            for index, z in enumerate(crops):
-                if index != target:
-                    yield z, target, 1 / (len(self.target) * (len(crops) - 1))
+        num_targets, num_crops = len(self.target), len(self.online) + len(self.local)
+        weight = 1 / (num_targets * (num_crops - 1))
+        for target in range(num_targets):
+            for crop in range(num_crops):
+                both = mutual and crop < num_targets
+                if crop != target and not (both and crop > target):
+                    yield crop, target, 2 * weight if both else weight
 
 
 class Siamese(Objective):
@@ -190,9 +199,9 @@ class Siamese(Objective):
         # in half precision norms, logits and differences of distances lose their digits
         with torch.autocast(batch.online.device.type, enabled=False):
             scalars = self.compare(batch, generator)
-            if self.logs_gradients:
-                scalars |= describe(self.gradient(batch))
-                scalars["alignment"] = alignment(batch.online[0], batch.target[:2][-1])
+            if self.logs_gradients and self.is_read:
+                scalars |= describe(self.gradient(batch), self.loss_scale)
+                scalars["alignment"] = alignment(batch.online[0], (*batch.online, *batch.target)[1])
                 scalars["uniformity"] = uniformity(batch.online[0])
         return {**scalars, "loss": self.loss_scale * scalars["loss"]}
 

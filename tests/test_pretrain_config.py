@@ -58,7 +58,7 @@ def load(name: str, *overrides: str) -> Config:
         ("views.num_local=6", r"views\.num_local is 6, but views\.local_size is missing"),
         ("views.second_solarize_p=2", r"views\.second_solarize_p: expected 0 to 1, got 2"),
         ("objective.momentum_schedule=linear", r"unknown momentum_schedule 'linear'; choose from: constant, cosine"),
-        ("objective.predictor=true", r"unknown predictor 'True'; choose from: directpred, mlp, none"),
+        ("objective.predictor=linear", r"unknown predictor 'linear'; choose from: directpred, mlp, none"),
         ("objective.predictor=directprd", r"unknown predictor 'directprd'; did you mean 'directpred'\?"),
         ("objective.directpred_every=0", r"objective\.directpred_every: expected 1 to .*, got 0"),
         ("objective.directpred_momentum=2", r"objective\.directpred_momentum: expected 0 to 1, got 2"),
@@ -194,3 +194,14 @@ def test_recipe_of_another_method_is_named_where_its_options_do_not_fit() -> Non
         load_config(CONFIGS / "sample.yaml", ["objective.name=vicreg"])
     with pytest.raises(InputError, match=r"unknown key in objective 'guidanc'; did you mean 'guidance'"):
         load_config(CONFIGS / "sample.yaml", ["objective.name=byol", "objective.guidanc=guided"])
+
+
+@pytest.mark.parametrize(("earlier", "now"), [("true", "mlp"), ("false", "none")])
+def test_predictor_may_be_said_as_in_the_files_of_earlier_runs(earlier: str, now: str) -> None:
+    config = load_config(CONFIGS / "sample.yaml", [f"objective.predictor={earlier}"])
+    assert config.objective.predictor == now
+
+
+def test_size_of_small_crops_without_their_number_is_refused() -> None:
+    with pytest.raises(InputError, match=r"views\.local_size is 32, but views\.num_local is missing"):
+        load_config(CONFIGS / "sample.yaml", ["views.local_size=32"])

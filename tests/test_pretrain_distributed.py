@@ -292,8 +292,8 @@ def test_what_is_remembered_was_filled_in_the_steps_above() -> None:
     counts = {
         "moco momentum 0.999 2 small": ("queue.count", NUM_STEPS * NUM_IMAGES),
         "swav momentum None 2 small": ("queues.1.count", NUM_STEPS * NUM_IMAGES),
-        "unigrad momentum 0.996 2 small": ("updates", NUM_STEPS),
-        "byol directpred 2 small": ("predictor.updates", NUM_STEPS),
+        "unigrad momentum 0.996 2 small": ("correlation.steps", NUM_STEPS),
+        "byol directpred 2 small": ("predictor.correlation.steps", NUM_STEPS),
     }
     for name, (key, count) in counts.items():
         assert of_one_process(name)["state"][key] == count

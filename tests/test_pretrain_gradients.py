@@ -215,7 +215,7 @@ def test_unigrads_terms_are_its_definition(momentum: float | None, num_views: in
     u, t = unit(batch.online[0].detach()), unit(batch.target[1].detach())
     for n in range(NUM_IMAGES):
         torch.testing.assert_close(positive[n], -t[n] / num_views)  # one of the views whose mean is the loss
-        torch.testing.assert_close(negative[n], objective.correlation @ u[n] / num_views)
+        torch.testing.assert_close(negative[n], objective.correlation.current @ u[n] / num_views)
     assert balance == 100
 
 
@@ -305,9 +305,9 @@ def test_logged_numbers_describe_the_gradient_of_the_batch(name: str) -> None:
     batch = twin.embed(random_views(twin), g)
     twin.compare(batch, g)
     gradient = twin.gradient(batch)
-    positive, negative = gradient.pulled_back()  # of the loss without its scale
+    positive, negative = (3 * term for term in gradient.pulled_back())
     cosine = (positive * negative).sum() / (positive.square().sum() * negative.square().sum()).sqrt()
-    other = batch.target[0 if name == "moco" else 1].detach()  # the first view's partner
+    other = (batch.target[0] if name == "moco" else batch.online[1]).detach()  # the first view's partner
     expected = {
         "positive_norm": positive.square().sum(1).mean().sqrt(),
         "negative_norm": negative.square().sum(1).mean().sqrt(),

@@ -18,8 +18,10 @@ from pretrain import objectives
 from pretrain.config import Config, DataConfig, MonitorConfig, OptimConfig, ViewConfig, as_dict
 from pretrain.cutmix import CutMix
 from pretrain.data import Loader, Pool
+from pretrain.gradients import Gradient
 from pretrain.loop import CollapseError, Run, train
-from pretrain.objectives import Objective, byol, simsiam
+from pretrain.objectives import Objective, byol, simclr, simsiam
+from pretrain.siamese import Batch
 from pretrain.state import RunFolder, State, load_state
 
 CPU = torch.device("cpu")
@@ -186,7 +188,7 @@ def _train_until(recipe: Recipe, seed: int, folder: Path, *, batches: int, resum
 
 def _remembered(state: State) -> list[str]:
     """Queues, averages and counters."""
-    kinds = {"rows", "count", "correlation", "matrix", "updates", "steps"}
+    kinds = {"rows", "count", "matrix", "steps"}
     return [name for name in state.objective if name.rpartition(".")[2] in kinds]
 
 
@@ -220,6 +222,27 @@ def test_method_that_is_broken_and_resumed_goes_on_bit_equal(recipe: Recipe, tmp
         assert not torch.equal(whole.objective[name], broken.objective[name]), name
     lines = [_metrics(tmp_path / name) for name in ("whole", "broken")]
     assert [_without_time(line) for line in lines[0]] == [_without_time(line) for line in lines[1]]
+
+
+def test_terms_of_the_gradient_are_computed_where_they_are_read(tmp_path: Path) -> None:
+    """Other lines would be averages over steps; computing them at every step would cost time for nothing."""
+    config = _config(objective=simclr.Config(projector_dims=[10, 8]), views=ViewConfig(size=12), log_every=2)
+    objective = _tiny(RECIPES["simclr"], 0)
+    objective.prepare(batch_size=4, num_local=0, cutmix=None, gradients=True)
+    computed = []
+
+    class Counting(type(objective)):  # type: ignore[misc]
+        def gradient(self, batch: Batch) -> Gradient:
+            computed.append(1)
+            return super().gradient(batch)
+
+    objective.__class__ = Counting
+    with pytest.raises(InterruptedRunError):
+        _train(_run(config, objective, tmp_path, breaks_after=8))
+    lines = [line for line in _metrics(tmp_path) if "loss" in line]
+    assert [line["step"] for line in lines] == [2, 3, 4, 6, 8]  # every second, and the last of each epoch
+    assert all(0 <= line["terms_angle"] <= 180 for line in lines)
+    assert len(computed) == len(lines)
 
 
 def test_prototypes_stay_as_they_are_until_their_first_steps_are_over(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from converters.errors import InputError
 from pretrain import objectives
 from pretrain.cutmix import CutMix, Mix
-from pretrain.directpred import DirectPredictor
+from pretrain.directpred import DirectPredictor, MovingCorrelation
 from pretrain.memory_bank import MemoryBank
 from pretrain.objectives.barlow_twins import barlow_twins_loss, standardize
 from pretrain.objectives.moco import info_nce_loss
@@ -441,7 +441,9 @@ def test_unigrads_correlation_moves_before_its_use_from_the_first_batchs_on(
             for n in range(NUM_IMAGES)
         ]
         loss = objective(views, generator())["loss"]
-        torch.testing.assert_close(objective.correlation, correlation)
+        torch.testing.assert_close(objective.correlation.current, correlation)
+        objective.correlation.step()
+        torch.testing.assert_close(objective.correlation.matrix, correlation)
         assert_same(loss, trainable(objective), torch.stack(terms).mean(), trainable(twin))
 
 
@@ -455,8 +457,9 @@ def test_directpreds_matrix_has_the_published_eigenvalues(eps: float, num_images
         predictor.update(z)
         of_batch = mean_outer_product(list(z))
         correlation = of_batch if seed == 0 else 0.3 * correlation + 0.7 * of_batch
-        torch.testing.assert_close(predictor.correlation, correlation)
+        torch.testing.assert_close(predictor.correlation.current, correlation)
         torch.testing.assert_close(predictor.matrix, directpred_matrix(correlation, eps), rtol=1e-6, atol=1e-7)
+        predictor.correlation.step()
     least = torch.linalg.eigvalsh(predictor.matrix)[0].item()
     if num_images == 2:  # nothing but eps, or the least that is allowed
         assert least == pytest.approx(max(eps, 1e-4), rel=1e-3)
@@ -470,7 +473,21 @@ def test_directpreds_matrix_is_computed_at_the_first_and_then_every_nth_update()
         predictor.update(randn(2, NUM_IMAGES, DIM, seed=update))
         assert torch.equal(before, predictor.matrix) == (update % 3 != 0)
         if update % 3 == 0:
-            torch.testing.assert_close(predictor.matrix, directpred_matrix(predictor.correlation, 0.01))
+            torch.testing.assert_close(predictor.matrix, directpred_matrix(predictor.correlation.current, 0.01))
+        predictor.correlation.step()
+
+
+def test_correlation_moves_once_per_step_however_many_parts_a_batch_has() -> None:
+    whole, parted = (MovingCorrelation(DIM, 0.9).double() for _ in range(2))
+    for seed in range(3):
+        z = randn(2, 8, DIM, seed=seed)
+        whole.see(z)
+        for part in z.chunk(4, dim=1):
+            parted.see(part)
+        whole.step()
+        parted.step()
+        torch.testing.assert_close(parted.matrix, whole.matrix)
+    assert parted.steps == whole.steps == 3
 
 
 @pytest.mark.parametrize("name", ["simsiam", "byol"])

@@ -136,8 +136,8 @@ def test_state_dict_alone_continues_a_run(case: Case, done: int) -> None:
     [
         ("moco", {}, "queue.count", 21),
         ("swav", {}, "queues.0.count", 21),
-        ("unigrad", {}, "updates", 2),
-        ("byol", DIRECTPRED, "predictor.updates", 3),
+        ("unigrad", {}, "correlation.steps", 2),
+        ("byol", DIRECTPRED, "predictor.correlation.steps", 3),
     ],
 )
 def test_state_of_the_test_above_holds_queues_that_wrapped_and_averages(

@@ -120,7 +120,7 @@ GUIDED = "objective.guidance=guided: expected symmetric, since "
             "monitor.gradients: the terms are written for targets without gradient",
         ),
         ("simsiam", ["objective.stop_gradient=false", "objective.momentum=0.9"], "objective.stop_gradient=false: "),
-        ("byol", ["objective.predictor=false"], "unknown predictor 'False'; choose from: directpred, mlp, none"),
+        ("byol", ["objective.predictor=linear"], "unknown predictor 'linear'; choose from: directpred, mlp, none"),
         ("simclr", ["optim.name=lamb"], "unknown optim.name 'lamb'"),
         ("simclr", ["optim.warmup_epochs=1"], "set optim.schedule_by=step"),
     ],

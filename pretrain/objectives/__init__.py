@@ -22,12 +22,14 @@ class Objective(nn.Module):
         backbone: the network that is kept: images (B, 3, H, W) to features (B, D).
         num_views: views per image that `forward` expects, beside small crops where the recipe has such.
         syncs_batch_norm: whether batch norm is to be synchronised among processes.
+        is_read: whether the numbers of the step are going to be read; set by the loop, for what is costly to know.
         projections: of the last batch's first views, (B, D), detached: what the collapse watch looks at.
     """
 
     backbone: nn.Module
     num_views: int
     syncs_batch_norm: bool = True
+    is_read: bool = True
     projections: Tensor | None = None
 
     def prepare(self, *, batch_size: int, num_local: int | None, cutmix: CutMix | None, gradients: bool) -> None:

@@ -55,17 +55,27 @@ def barlow_twins_loss(x: Tensor, y: Tensor, off_diagonal: float) -> Tensor:
     """Squared distance of the cross-correlation matrix to the identity, its off-diagonal elements weighted.
 
     Zbontar et al. 2021, eq. 1, over the images of all processes. The matrix, (D, D), is not formed: the sum of its
-    squared elements is that of the product of both views' Gram matrices, (N, N), which are smaller by far.
+    squared elements is that of the product of both views' Gram matrices, (N, N), smaller where a batch is less than D.
 
     Args:
         x: standardised projections of this process's first views, (N, D).
         y: of its second views.
         off_diagonal: weight.
     """
+    return _loss((x, gram(x)), (y, gram(y)), off_diagonal)
+
+
+def gram(x: Tensor) -> Tensor:
+    """Inner products of this process's rows with those of all processes, (N, M)."""
+    return x @ distributed.gather_with_gradient(x).T
+
+
+def _loss(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], off_diagonal: float) -> Tensor:
+    """`barlow_twins_loss` of views whose Gram matrices are known."""
+    (x, gram_x), (y, gram_y) = first, second
     num = len(x) * distributed.world_size()
     diagonal = distributed.sum_with_gradient((x * y).sum(0)) / num
-    gram = (x @ distributed.gather_with_gradient(x).T) * (y @ distributed.gather_with_gradient(y).T)
-    squares = distributed.sum_with_gradient(gram.sum()) / num**2
+    squares = distributed.sum_with_gradient((gram_x * gram_y).sum()) / num**2
     return (1 - diagonal).square().sum() + off_diagonal * (squares - diagonal.square().sum())
 
 
@@ -84,10 +94,12 @@ class Method(Siamese):
 
     def compare(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """See `Siamese.compare`."""
-        target = [standardize(z) for z in batch.target]
+        crops = [(x, gram(x)) for x in map(standardize, batch.crops)]
+        own = self.momentum is None
+        targets = crops if own else [(x, gram(x)) for x in map(standardize, batch.target)]
         losses = [
-            weight * barlow_twins_loss(standardize(z), target[index], self.off_diagonal)
-            for z, index, weight in batch.pairs()
+            weight * _loss(crops[crop], targets[target], self.off_diagonal)
+            for crop, target, weight in batch.pairs(mutual=own)
         ]
         return {"loss": torch.stack(losses).sum()}
 

@@ -82,9 +82,10 @@ class Method(Siamese):
     def compare(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """See `Siamese.compare`; small crops are told from the same candidates as the other view."""
         candidates = [F.normalize(distributed.gather_with_gradient(z), dim=1) for z in batch.target]
+        anchors = [F.normalize(z, dim=1) for z in batch.crops]
         losses = [
-            weight * nt_xent_loss(F.normalize(z, dim=1), candidates[target], candidates[1 - target], self.temperature)
-            for z, target, weight in batch.pairs()
+            weight * nt_xent_loss(anchors[crop], candidates[target], candidates[1 - target], self.temperature)
+            for crop, target, weight in batch.pairs()
         ]
         return {"loss": torch.stack(losses).sum()}
 

@@ -136,9 +136,10 @@ class Method(Siamese):
         with torch.no_grad():
             self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
         batch.codes = torch.stack([self._codes(view, z) for view, z in enumerate(batch.target)])
+        scores = [self.prototypes(F.normalize(z, dim=1)) for z in batch.crops]
         losses = [
-            weight * swav_loss(self.prototypes(F.normalize(z, dim=1)), batch.codes[target], self.temperature)
-            for z, target, weight in batch.pairs()
+            weight * swav_loss(scores[crop], batch.codes[target], self.temperature)
+            for crop, target, weight in batch.pairs()
         ]
         return {"loss": torch.stack(losses).sum()}
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretrain.directpred import moving_correlation
+from pretrain.directpred import MovingCorrelation
 from pretrain.gradients import Gradient, unigrad_terms
 from pretrain.guidance import other_views, select, statistics
 from pretrain.guided import Guided, GuidedConfig, share_of_first_view
@@ -55,12 +55,12 @@ def unigrad_loss(u: Tensor, target: Tensor, correlation: Tensor, balance: float)
 
     Args:
         u: unit vectors, (..., D).
-        target: of the image's other view, (..., D).
+        target: of the image's other view, or of several, (..., D).
         correlation: F, (D, D); no gradient flows into it.
         balance: lambda.
 
     Returns:
-        One value per vector, (...).
+        One value per pair, (...).
     """
     pushed = ((u.detach() @ correlation) * u).sum(-1)  # F u is computed once, and needs no backward pass
     return balance * (pushed - pushed.detach() / 2) - (u * target).sum(-1)
@@ -75,37 +75,36 @@ class Method(Guided):
         feature_dim: dimension of the features.
     """
 
-    correlation: Tensor
-    updates: Tensor
-
     def __init__(self, config: Config, backbone: nn.Module, feature_dim: int):
         super().__init__(config, backbone, feature_dim)
-        self.balance, self.correlation_momentum = config.balance, config.correlation_momentum
-        self.register_buffer("correlation", torch.zeros(self.dim, self.dim))
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.balance = config.balance
+        self.correlation = MovingCorrelation(self.dim, config.correlation_momentum)
 
     def compare(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """See `Siamese.compare`."""
         batch.target = batch.target.detach()
         selection = self.choose(batch, generator)
         directions = F.normalize(batch.target, dim=-1)
-        moving_correlation(self.correlation, self.updates, directions, self.correlation_momentum)
-        losses = [
-            select(
-                self._loss(F.normalize(batch.online, dim=-1), other_views(batch.target, batch.mix)), selection.sources
-            )
-        ]
+        correlation = self.correlation.see(directions)
+        u = F.normalize(batch.online, dim=-1)
+        of_views = unigrad_loss(u, other_views(batch.target, batch.mix), correlation, self.balance)
+        losses = [select(of_views, selection.sources)]
         for z in batch.local:
-            of_targets = self._loss(F.normalize(z, dim=-1).expand_as(directions), directions)
+            of_targets = unigrad_loss(F.normalize(z, dim=-1), directions, correlation, self.balance)
             losses.append(select(of_targets, selection.sources ^ 1))
         return {"loss": torch.stack(losses).mean(), **statistics(selection)}
 
-    def _loss(self, u: Tensor, target: Tensor) -> Tensor:
-        return unigrad_loss(u, target, self.correlation, self.balance)
+    def after_step(self, progress: float) -> None:
+        """Move the target and the correlation."""
+        super().after_step(progress)
+        self.correlation.step()
 
     def gradient(self, batch: Batch) -> Gradient:
         """See `Siamese.gradient`."""
         assert batch.sources is not None
+        assert self.correlation.current is not None
         u, share = F.normalize(batch.online, dim=-1)[0], share_of_first_view(batch.sources)
-        positive, negative, balance = unigrad_terms(u, other_views(batch.target)[0], self.correlation, self.balance)
+        positive, negative, balance = unigrad_terms(
+            u, other_views(batch.target)[0], self.correlation.current, self.balance
+        )
         return Gradient(share * positive, share * negative, balance, u, batch.online)

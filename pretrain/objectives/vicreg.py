@@ -53,7 +53,7 @@ def variance_and_covariance(z: Tensor) -> tuple[Tensor, Tensor]:
     """The two regularisers of one view, over the images of all processes.
 
     Bardes et al. 2022, eq. 1 and 2 (variance) and 3 and 4 (covariance); the covariance matrix, (D, D), is not formed:
-    the sum of its squared elements is that of the Gram matrix, (N, N), which is smaller by far.
+    the sum of its squared elements is that of the Gram matrix, (N, N), smaller where a batch is less than D.
 
     Args:
         z: projections of this process's images, (N, D).
@@ -85,8 +85,12 @@ class Method(Siamese):
 
     def compare(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """See `Siamese.compare`; with small crops, the regularisers are means over all crops."""
-        distances = [weight * F.mse_loss(z, batch.target[index]) for z, index, weight in batch.pairs()]
-        regularisers = [variance_and_covariance(z) for z in (*batch.online, *batch.local)]
+        crops = batch.crops
+        distances = [
+            weight * F.mse_loss(crops[crop], batch.target[target])
+            for crop, target, weight in batch.pairs(mutual=self.momentum is None)
+        ]
+        regularisers = [variance_and_covariance(z) for z in crops]
         distance = torch.stack(distances).sum()
         hinge, covariance = (torch.stack(each).mean() for each in zip(*regularisers, strict=True))
         invariance_weight, variance_weight, covariance_weight = self.weights
