@@ -135,8 +135,9 @@ class Method(Siamese):
         """See `Siamese.compare`; the prototypes are put back on the sphere first."""
         with torch.no_grad():
             self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
-        batch.codes = torch.stack([self._codes(view, z) for view, z in enumerate(batch.target)])
         scores = [self.prototypes(F.normalize(z, dim=1)) for z in batch.crops]
+        known = scores if self.momentum is None else [None] * len(batch.target)
+        batch.codes = torch.stack([self._codes(view, z, known[view]) for view, z in enumerate(batch.target)])
         losses = [
             weight * swav_loss(scores[crop], batch.codes[target], self.temperature)
             for crop, target, weight in batch.pairs()
@@ -144,8 +145,14 @@ class Method(Siamese):
         return {"loss": torch.stack(losses).sum()}
 
     @torch.no_grad()
-    def _codes(self, view: int, z: Tensor) -> Tensor:
-        """Codes of this rank's images, assigned together with those of the other ranks and of the queue, (N, K)."""
+    def _codes(self, view: int, z: Tensor, scores: Tensor | None) -> Tensor:
+        """Codes of this rank's images, assigned together with those of the other ranks and of the queue, (N, K).
+
+        Args:
+            view: whose queue is used.
+            z: targets, (N, D).
+            scores: of the targets, where they are known already, (N, K).
+        """
         u = F.normalize(z, dim=1)
         together = distributed.gather(u)
         num = len(together)
@@ -156,7 +163,9 @@ class Method(Siamese):
                 together = torch.cat([together, queue.rows])
             if self.steps >= self.queue_from:
                 queue.put(u)
-        codes = sinkhorn(self.prototypes(together), self.epsilon, self.iterations)[:num]
+        if scores is None or len(together) > len(z):
+            scores = self.prototypes(together)
+        codes = sinkhorn(scores, self.epsilon, self.iterations)[:num]
         return codes.chunk(distributed.world_size())[distributed.rank()]
 
     def before_step(self) -> None:

@@ -21,19 +21,22 @@ from converters.randomness import generator
 from pretrain import objectives
 from pretrain.siamese import Siamese
 
-ARCH, BATCH, DIM, SIZE, ROUNDS = "resnet18", 256, 2048, 64, 3
-CASES: dict[str, dict[str, Any]] = {
-    "simsiam": {"guidance": "symmetric", "views": 2},
-    "simsiam, guided, 2 shared views": {"views": 2},
-    "simsiam, DirectPred every 5 steps": {"guidance": "symmetric", "views": 2, "predictor": "directpred"}
-    | {"directpred_every": 5},
-    "byol": {"guidance": "symmetric", "views": 2},
-    "simclr": {},
-    "moco, queue of 4,096": {"queue": 4096},
-    "swav, 3,000 prototypes": {},
-    "barlow_twins": {},
-    "vicreg": {},
-    "unigrad": {},
+ARCH, BATCH, DIM, SIZE, LOCAL_SIZE, ROUNDS = "resnet18", 256, 2048, 64, 32, 3
+# options of an objective, and the number of small crops beside its two views
+CASES: dict[str, tuple[dict[str, Any], int]] = {
+    "simsiam": ({"guidance": "symmetric", "views": 2}, 0),
+    "simsiam, guided": ({"views": 2}, 0),
+    "simsiam, guided, 6 small crops": ({"views": 2}, 6),
+    "simsiam, DirectPred": ({"guidance": "symmetric", "views": 2, "predictor": "directpred"}, 0),
+    "byol": ({"guidance": "symmetric", "views": 2}, 0),
+    "simclr": ({}, 0),
+    "moco, queue of 4,096": ({"queue": 4096}, 0),
+    "swav, 3,000 prototypes": ({}, 0),
+    "swav, 3,000 prototypes, 6 small crops": ({}, 6),
+    "barlow_twins": ({}, 0),
+    "barlow_twins, 6 small crops": ({}, 6),
+    "vicreg": ({}, 0),
+    "unigrad": ({}, 0),
 }
 
 
@@ -41,7 +44,7 @@ def build(case: str) -> Siamese:
     """The objective of a case, with projections of DIM dimensions."""
     torch.manual_seed(0)
     module = objectives.find(case.split(",")[0])
-    config = module.Config(projector_dims=[DIM, DIM], **CASES[case])
+    config = module.Config(projector_dims=[DIM, DIM], **CASES[case][0])
     method: Siamese = module.Method(config, build_backbone(ARCH), feature_dim(ARCH))
     return method.to(memory_format=torch.channels_last)
 
@@ -49,7 +52,7 @@ def build(case: str) -> Siamese:
 def bare(objective: Siamese, views: list[Tensor]) -> None:
     """The passes alone, with a gradient for every projection."""
     batch = Siamese.embed(objective, views, generator(0, "objective"))
-    batch.online.square().mean().backward()
+    torch.cat([batch.online, batch.local]).square().mean().backward()
 
 
 def step(objective: Siamese, views: list[Tensor]) -> None:
@@ -68,20 +71,20 @@ def seconds(function: Any, *arguments: Any) -> float:
 
 def main() -> None:
     """Print the best of all rounds of both, and their ratio."""
-    views = list(torch.randn(2, BATCH, 3, SIZE, SIZE).contiguous().unbind())
-    views = [view.contiguous(memory_format=torch.channels_last) for view in views]
+    sizes = [SIZE] * 2 + [LOCAL_SIZE] * 6
+    crops = [torch.randn(BATCH, 3, size, size).contiguous(memory_format=torch.channels_last) for size in sizes]
     print(
         f"{ARCH}, {SIZE} px, batch {BATCH}, dimension {DIM}, {torch.get_num_threads()} threads, best of {ROUNDS} rounds"
     )
     for case in CASES:
-        objective = build(case)
+        objective, views = build(case), crops[: 2 + CASES[case][1]]
         best = {bare: float("inf"), step: float("inf")}
         for _ in range(ROUNDS + 1):  # the first round warms up, and is never the best
             for function in best:
                 objective.zero_grad(set_to_none=True)
                 best[function] = min(best[function], seconds(function, objective, views))
         overhead = best[step] / best[bare] - 1
-        print(f"{case:36} bare {best[bare]:6.3f} s   step {best[step]:6.3f} s   overhead {100 * overhead:5.1f} %")
+        print(f"{case:38} bare {best[bare]:6.3f} s   step {best[step]:6.3f} s   overhead {100 * overhead:5.1f} %")
 
 
 if __name__ == "__main__":
