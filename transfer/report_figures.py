@@ -160,9 +160,9 @@ def _gradients(curves: Sequence[Curves]) -> Drawn | str:
     if not groups:
         return f"{title}: there is no log of a pretraining run with them (monitor.gradients=true)."
     panels_shown = {
-        "positive_norm": "norm of the positive term",
-        "negative_norm": "norm of the negative term",
-        "terms_angle": "angle between them, degrees",
+        "positive_norm": "norm, positive term",
+        "negative_norm": "norm, negative term",
+        "terms_angle": "angle, degrees",
         "alignment": "alignment",
         "uniformity": "uniformity",
     }
