@@ -272,4 +272,4 @@ def test_lars_takes_its_share_and_whether_it_is_clipped_from_the_recipe(trust: f
     optimizer.step()
     ratio = trust * weight.norm() / (gradient.norm() + 1e-4 * weight.norm())
     step = min(ratio.item(), 0.03) if clip else 0.03 * ratio.item()  # clipped: at most SGD's
-    torch.testing.assert_close(weight - parameter.detach(), step * (gradient + 1e-4 * weight), rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(weight - parameter.detach(), step * (gradient + 1e-4 * weight), rtol=1e-3, atol=1e-7)

@@ -148,7 +148,7 @@ def test_small_crops_and_second_options_change_no_views_before_them(tmp_path: Pa
     pool = Pool(torch.from_numpy(maps()).permute(0, 3, 1, 2))
     plain, with_crops = (epoch(pool, config) for config in (ViewConfig(size=16), CROPS))
     assert torch.equal(torch.stack(plain), torch.stack(with_crops[:2]))
-    asymmetric = epoch(pool, replace(CROPS, num_local=None, second_blur_p=1.0, second_solarize_p=1.0))
+    asymmetric = epoch(pool, replace(CROPS, num_local=0, second_blur_p=1.0, second_solarize_p=1.0))
     assert torch.equal(plain[0], asymmetric[0])
     assert not torch.equal(plain[1], asymmetric[1])
     Image.fromarray(maps()[0]).save(tmp_path / "a.png")
@@ -323,5 +323,5 @@ def test_impossible_views_are_refused(options: dict[str, object], message: str) 
         ViewConfig(**options)
 
 
-def test_size_of_small_crops_alone_means_none_of_them() -> None:
-    assert len(view_recipes(ViewConfig(local_size=96), 2)) == 2
+def test_no_small_crops_may_have_a_size() -> None:
+    assert len(view_recipes(ViewConfig(num_local=0, local_size=96), 2)) == 2
