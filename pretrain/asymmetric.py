@@ -108,7 +108,7 @@ class Asymmetric(Guided):
             self.predictor.correlation.step()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The predictor is a group of its own, since its rate may be fixed (Chen & He 2021, 4.1)."""
+        """The predictor is a group of its own, since its rate may be fixed (Chen & He 2021, 4.2)."""
         return [
             {"params": [*self.backbone.parameters(), *self.projector.parameters()], "fixed_lr": False},
             {"params": list(self.predictor.parameters()), "fixed_lr": True},

@@ -187,7 +187,8 @@ class MonitorConfig:
         k: number of neighbours.
         temperature: of the weights exp(similarity / temperature); None for a majority vote.
         on_collapse: ``warn``, or ``stop`` the run with exit code 3.
-        gradients: log alignment, uniformity, and the gradient's two terms, see pretrain/gradients.py.
+        gradients: log alignment, uniformity, and the gradient's two terms, see pretrain/gradients.py; of the step that
+            is logged, whereas other numbers are means since the last one.
     """
 
     labelled: str | None = None

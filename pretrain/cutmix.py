@@ -59,7 +59,8 @@ class CutMix(NamedTuple):
         random = np.random.default_rng(seed)  # alike on every rank; partners are not
         if random.random() >= self.p:
             return views, None
-        partner = torch.from_numpy(np.random.default_rng([seed, distributed.rank()]).permutation(num))
+        # of a stream of its own: NumPy takes [seed, 0] for seed
+        partner = torch.from_numpy(np.random.default_rng([seed, 1 + distributed.rank()]).permutation(num))
         partner = partner.to(views[0].device)
         side = math.sqrt(1 - random.beta(self.alpha, self.alpha))
         rows, columns = _span(height, side, random), _span(width, side, random)

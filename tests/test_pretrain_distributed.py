@@ -26,7 +26,7 @@ from pretrain.guidance import select_sources
 from pretrain.objectives.barlow_twins import barlow_twins_loss
 
 WORLD_SIZE = 2
-NUM_IMAGES = 10  # of all processes together
+NUM_IMAGES = 12  # of all processes together
 NUM_STEPS = 3  # in the second, queues are full and wrap; in the third, SwAV's is used
 TIMEOUT_S = 300  # only so that a hanging process ends; what they do takes seconds
 
@@ -40,7 +40,7 @@ class Scenario(NamedTuple):
 
 
 SMALL = {
-    "moco": {"queue": 16, "splits": 2, "projector_norm": "hidden"},
+    "moco": {"queue": 16, "splits": 4, "projector_norm": "hidden"},
     "swav": {"queue": 16, "prototypes": 7, "frozen_steps": 1},
     # else guidance pairs images within each process, which is another objective
     **{name: {"pairs": "global"} for name in ("byol", "simsiam", "unigrad")},

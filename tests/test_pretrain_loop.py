@@ -160,6 +160,8 @@ RECIPES = {
     "byol": Recipe("byol", {"guidance": "reverse"}, _CROPS),
     "directpred": Recipe("simsiam", {"predictor": "directpred", "directpred_every": 3}),
     "directpred of byol": Recipe("byol", {"predictor": "directpred", "momentum_schedule": "cosine"}, _CROPS),
+    "unigrad of accumulated parts": Recipe("unigrad", {}, accumulate=2),
+    "directpred of accumulated parts": Recipe("byol", {"predictor": "directpred", "directpred_every": 2}, accumulate=2),
     "simclr": Recipe("simclr", {}, optim=_LARS),
     "barlow twins": Recipe("barlow_twins", {"momentum": 0.9}, optim=_LARS),
     "vicreg": Recipe("vicreg", {"loss_scale": 0.1}, optim=_LARS),
@@ -174,7 +176,8 @@ def _tiny(recipe: Recipe, seed: int) -> Objective:
     objective: Objective = objectives.find(recipe.method).Method(config.objective, backbone, 6)
     cutmix = CutMix(recipe.views.cutmix_p, recipe.views.cutmix_alpha) if recipe.views.cutmix_p else None
     part = config.batch_size // config.accumulate
-    objective.prepare(batch_size=part, num_local=recipe.views.num_local or 0, cutmix=cutmix, gradients=False)
+    logs = not recipe.views.num_local and cutmix is None
+    objective.prepare(batch_size=part, num_local=recipe.views.num_local or 0, cutmix=cutmix, gradients=logs)
     return objective
 
 
@@ -202,6 +205,8 @@ def test_methods_that_remember_something_are_among_those_below(tmp_path: Path) -
         "unigrad with cutmix": 2,
         "directpred": 3,
         "directpred of byol": 3,
+        "unigrad of accumulated parts": 2,
+        "directpred of accumulated parts": 3,
     }
 
 
@@ -212,6 +217,8 @@ def test_method_that_is_broken_and_resumed_goes_on_bit_equal(recipe: Recipe, tmp
     # in mid-step where there are several parts; other initial weights: everything must come from the state
     broken = _train_until(recipe, 0, tmp_path / "broken", batches=5 * parts + parts // 2)
     resumed = _train_until(recipe, 1, tmp_path / "broken", batches=6 * parts, resume=True)
+    moves = [steps for name, steps in resumed.objective.items() if name.endswith("correlation.steps")]
+    assert all(steps == 11 for steps in moves)  # once per optimiser step, whatever its parts
     assert (broken.step, resumed.step, whole.step) == (5, 11, 11)
     assert resumed.objective.keys() == whole.objective.keys()
     for name, tensor in whole.objective.items():

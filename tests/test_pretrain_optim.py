@@ -260,7 +260,7 @@ def test_optimizer_resumes_from_its_state_with_biases_apart() -> None:
     assert all(torch.equal(x, y) for x, y in zip(original.parameters(), resumed.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(("trust", "clip"), [(0.02, True), (1e-3, False)])
+@pytest.mark.parametrize(("trust", "clip"), [(0.02, True), (0.5, True), (1e-3, False)])
 def test_lars_takes_its_share_and_whether_it_is_clipped_from_the_recipe(trust: float, clip: bool) -> None:
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
     optim = OptimConfig(name="lars", lars_trust=trust, lars_clip=clip, base_lr=0.03, scale_lr=False, momentum=0.0)
@@ -272,4 +272,5 @@ def test_lars_takes_its_share_and_whether_it_is_clipped_from_the_recipe(trust: f
     optimizer.step()
     ratio = trust * weight.norm() / (gradient.norm() + 1e-4 * weight.norm())
     step = min(ratio.item(), 0.03) if clip else 0.03 * ratio.item()  # clipped: at most SGD's
+    assert (step == 0.03) == (trust == 0.5)
     torch.testing.assert_close(weight - parameter.detach(), step * (gradient + 1e-4 * weight), rtol=1e-6, atol=0)

@@ -177,7 +177,8 @@ def _gradients(curves: Sequence[Curves]) -> Drawn | str:
     caption = (
         f"{title} of the loss with respect to the first view's projections, times the number of images: norms per "
         "image, and angle (180 where the terms cancel; Tao et al. 2022); mean squared distance of an image's two views "
-        "and logarithm of the mean potential between images (lower is more uniform; Wang & Isola 2020)"
+        "(MoCo: of query and key) and logarithm of the mean potential between images (lower is more uniform; Wang & "
+        "Isola 2020)"
     )
     return saved("figure-gradients", with_left_out(caption, len(groups), _MOST_LINES, "methods"), figure)
 

@@ -29,7 +29,8 @@ class Config(SiameseConfig):
         epsilon: of the assignment's entropy.
         sinkhorn_iterations: of the assignment.
         frozen_steps: first steps in which the prototypes stay as they are (313 at batch 4096, 5005 at 256: an epoch).
-        queue: projections of earlier batches that are assigned too, for small batches (3840 at batch 256); 0 for none.
+        queue: projections of earlier batches, or parts of one, that are assigned too, for small batches (3840 at batch
+            256); 0 for none.
         queue_from: step from which on it is filled; it is used once it is full.
     """
 
