@@ -38,10 +38,10 @@ demo: $(CHECKPOINTS)
 	$(BIN)/python transfer/report.py runs/demo --compare $$(sha256sum $^ | cut -c 1-12) --output runs/demo/report
 
 runs/demo/simsiam/checkpoint.safetensors: | $(READY)
-	$(BIN)/python pretrain/run.py objective.guidance=symmetric --output $(@D) $(if $(wildcard $(@D)/state.pt),--resume)
+	$(BIN)/python pretrain/run.py objective.guidance=symmetric monitor.gradients=true --output $(@D) $(if $(wildcard $(@D)/state.pt),--resume)
 
 runs/demo/simsiam-guided/checkpoint.safetensors: | $(READY)
-	$(BIN)/python pretrain/run.py objective.guidance=guided --output $(@D) $(if $(wildcard $(@D)/state.pt),--resume)
+	$(BIN)/python pretrain/run.py objective.guidance=guided monitor.gradients=true --output $(@D) $(if $(wildcard $(@D)/state.pt),--resume)
 
 runs/demo/detection-%/results.jsonl: runs/demo/%/checkpoint.safetensors
 	@echo "detection of $*: what it says goes to $(@D).log"

@@ -208,17 +208,14 @@ def gather_with_gradient(x: Tensor) -> Tensor:
     Args:
         x: the same shape on every rank, (N, ...).
     """
-    return _apply(_Gather, x) if world_size() > 1 else x
+    gathered: Tensor = _Gather.apply(x) if world_size() > 1 else x
+    return gathered
 
 
 def sum_with_gradient(x: Tensor) -> Tensor:
     """Sum of a tensor over all ranks; gradients as by `gather_with_gradient`."""
-    return _apply(_Sum, x) if world_size() > 1 else x
-
-
-def _apply(function: type[torch.autograd.Function], x: Tensor) -> Tensor:
-    result: Tensor = function.apply(x)
-    return result
+    total: Tensor = _Sum.apply(x) if world_size() > 1 else x
+    return total
 
 
 def gather_shards(x: Tensor, num_total: int) -> Tensor:

@@ -1,7 +1,8 @@
 """What SimSiam and BYOL share: a predictor before the comparison with targets that have no gradient."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from pretrain.gradients import Gradient, asymmetric_terms
 from pretrain.guidance import full, guided_loss, other_views, statistics
 from pretrain.guided import Guided, GuidedConfig, share_of_first_view
 from pretrain.heads import build_predictor
-from pretrain.siamese import Batch, check
+from pretrain.siamese import Batch
 
 PREDICTORS = ("directpred", "mlp", "none")
 
@@ -37,6 +38,13 @@ class AsymmetricConfig(GuidedConfig):
     directpred_eps: float = 0.01
     directpred_every: int = 1
 
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "predictor_dim": (1, 2**20),
+        "directpred_momentum": (0, 1),
+        "directpred_eps": (0, 10),
+        "directpred_every": (1, 2**31),
+    }
+
     def __post_init__(self) -> None:
         """Refuse what no recipe can mean.
 
@@ -46,10 +54,6 @@ class AsymmetricConfig(GuidedConfig):
         super().__post_init__()
         if self.predictor not in PREDICTORS:
             raise unknown("predictor", self.predictor, PREDICTORS)
-        check("predictor_dim", self.predictor_dim, 1, 2**20)
-        check("directpred_momentum", self.directpred_momentum, 0, 1)
-        check("directpred_eps", self.directpred_eps, 0, 10)
-        check("directpred_every", self.directpred_every, 1, 2**31)
 
 
 class Asymmetric(Guided):

@@ -63,4 +63,4 @@ class Guided(Siamese):
 
 def share_of_first_view(sources: Tensor) -> Tensor:
     """The share of an image's loss terms whose source is its first view, (N, 1)."""
-    return (sources == 0).double().mean(0)[:, None].to(torch.get_default_dtype())
+    return (sources == 0).float().mean(0)[:, None]

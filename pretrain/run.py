@@ -125,7 +125,8 @@ def _build_objective(config: Config, ranks: Ranks) -> Objective:
     method: Objective = objectives.find(config.objective.name).Method(
         config.objective, backbone, feature_dim(config.arch)
     )
-    if ranks.world_size > 1 and ranks.device.type == "cuda" and method.syncs_batch_norm:  # it knows no CPU
+    # SyncBatchNorm knows no CPU
+    if ranks.world_size > 1 and ranks.device.type == "cuda" and method.syncs_batch_norm:
         method = nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
     if config.channels_last:
         method = method.to(memory_format=torch.channels_last)

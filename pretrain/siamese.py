@@ -8,7 +8,7 @@ moving average of it.
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -52,6 +52,8 @@ class SiameseConfig:
 
     # why the method cannot be guided; None where it can
     unguided: ClassVar[str | None] = None
+    # lowest and highest value of options; a subclass names those of its own
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"momentum": (0, 1), "loss_scale": (1e-9, math.inf)}
 
     def __post_init__(self) -> None:
         """Refuse what no recipe can mean.
@@ -71,18 +73,10 @@ class SiameseConfig:
             raise InputError(
                 f"objective.projector_dims: expected two or more positive widths, got {self.projector_dims}"
             )
-        if self.momentum is not None:
-            check("momentum", self.momentum, 0, 1)
-        check("loss_scale", self.loss_scale, 1e-9, math.inf)
-
-
-def check(name: str, value: float, low: float, high: float) -> None:
-    """Refuse an option of the objective outside of [low, high].
-
-    Raises:
-        InputError: it does not lie there.
-    """
-    check_range(f"objective.{name}", value, low, high)
+        for kind in type(self).__mro__:
+            for name, (low, high) in vars(kind).get("ranges", {}).items():
+                if getattr(self, name) is not None:
+                    check_range(f"objective.{name}", getattr(self, name), low, high)
 
 
 @dataclass

@@ -46,9 +46,9 @@ class Curves:
         return settings_hash(recipe_of(self.config))
 
     @property
-    def has_predictor(self) -> bool:
-        """Whether its objective has one."""
-        return self.config["objective"].get("predictor", "mlp") not in (False, "none")
+    def left_out_predictor(self) -> bool:
+        """Whether it was run without the predictor that its method has (Lee & Lee 2023, 6.2)."""
+        return self.config["objective"].get("predictor", "mlp") in ("none", False)
 
     def points(self, name: str, over: str) -> list[tuple[float, float]]:
         """A number of the log over steps or epochs, without what is missing.

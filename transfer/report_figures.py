@@ -78,7 +78,7 @@ def _accuracy(curves: Sequence[Curves], *, predictor: bool) -> Drawn | str:
     """k-NN accuracy by epoch, a line for each method, as Figures 4 and 5 of the GSG paper."""
     name, what = ("figure-4", "Figure 4") if predictor else ("figure-5", "Figure 5")
     title = f"{what}: k-NN accuracy by epoch{'' if predictor else ', without predictor'}"
-    chosen = [each for each in curves if each.has_predictor == predictor and each.points("knn", "epoch")]
+    chosen = [each for each in curves if each.left_out_predictor != predictor and each.points("knn", "epoch")]
     groups: dict[Any, dict[str, list[Curves]]] = defaultdict(dict)
     for setting in dict.fromkeys(each.setting for each in chosen):
         groups[setting] = _by_recipe([each for each in chosen if each.setting == setting])

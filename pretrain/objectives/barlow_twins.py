@@ -5,6 +5,7 @@ facebookresearch/barlowtwins, where the correlation is summed over processes wit
 that of the whole batch divided by their number: objective.loss_scale says so, where a recipe depends on it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from converters import distributed
 from pretrain.gradients import Gradient, barlow_twins_terms, joint
-from pretrain.siamese import Batch, Siamese, SiameseConfig, check
+from pretrain.siamese import Batch, Siamese, SiameseConfig
 
 
 @dataclass
@@ -34,14 +35,7 @@ class Config(SiameseConfig):
         "Barlow Twins has no stop-gradient: both views of an image are moved, and none is a fixed target"
     )
 
-    def __post_init__(self) -> None:
-        """Refuse what no recipe can mean.
-
-        Raises:
-            InputError: an unknown choice, or a number out of range.
-        """
-        super().__post_init__()
-        check("off_diagonal", self.off_diagonal, 0, 1e6)
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"off_diagonal": (0, 1e6)}
 
 
 def standardize(z: Tensor) -> Tensor:
@@ -105,13 +99,8 @@ class Method(Siamese):
 
     def gradient(self, batch: Batch) -> Gradient:
         """See `Siamese.gradient`."""
-        z = joint(batch.online)
-        x, target = _batch_norm(z[0]), _batch_norm(distributed.gather(batch.target, dim=1)[1])
+        z = joint(batch.online)  # the same on every rank, which leaves mean and variance over ranks what they are here
+        x, target = standardize(z[0]), standardize(distributed.gather(batch.target, dim=1)[1])
         positive, negative, balance = barlow_twins_terms(x, target, self.off_diagonal)
         share = 1.0 if self.momentum is None else 0.5  # of two correlations, each view is in both or in one
         return Gradient(share * positive, share * negative, balance, x, z)
-
-
-def _batch_norm(z: Tensor) -> Tensor:
-    """As `standardize`, of images that are all here."""
-    return (z - z.mean(0)) * (z.var(0, correction=0) + 1e-5).rsqrt()

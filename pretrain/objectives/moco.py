@@ -4,6 +4,7 @@ He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learni
 Baselines with Momentum Contrastive Learning". Official code: facebookresearch/moco.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from converters import distributed
 from converters.errors import InputError
 from pretrain.gradients import Gradient, joint, moco_terms
 from pretrain.memory_bank import MemoryBank, check_queue
-from pretrain.siamese import Batch, Siamese, SiameseConfig, check
+from pretrain.siamese import Batch, Siamese, SiameseConfig
 
 
 @dataclass
@@ -41,16 +42,11 @@ class Config(SiameseConfig):
         "MoCo's first view is always the query, and the second the key that later queries are told from"
     )
 
-    def __post_init__(self) -> None:
-        """Refuse what no recipe can mean.
-
-        Raises:
-            InputError: an unknown choice, or a number out of range.
-        """
-        super().__post_init__()
-        check("queue", self.queue, 1, 2**31)
-        check("temperature", self.temperature, 1e-3, 1e3)
-        check("splits", self.splits, 1, 2**20)
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "queue": (1, 2**31),
+        "temperature": (1e-3, 1e3),
+        "splits": (1, 2**20),
+    }
 
 
 def info_nce_loss(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:

@@ -5,6 +5,7 @@ google-research/simclr, which adds the means over the first and over the second 
 objective.loss_scale=2 there.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from converters import distributed
 from pretrain.gradients import Gradient, joint, nt_xent_terms
-from pretrain.siamese import Batch, Siamese, SiameseConfig, check
+from pretrain.siamese import Batch, Siamese, SiameseConfig
 
 
 @dataclass
@@ -34,14 +35,7 @@ class Config(SiameseConfig):
         "SimCLR has no stop-gradient: both views of an image are moved, and none is a fixed target"
     )
 
-    def __post_init__(self) -> None:
-        """Refuse what no recipe can mean.
-
-        Raises:
-            InputError: an unknown choice, or a number out of range.
-        """
-        super().__post_init__()
-        check("temperature", self.temperature, 1e-3, 1e3)
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"temperature": (1e-3, 1e3)}
 
 
 def nt_xent_loss(anchors: Tensor, positives: Tensor, others: Tensor, temperature: float) -> Tensor:

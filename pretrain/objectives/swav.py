@@ -5,6 +5,7 @@ code: facebookresearch/swav.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from converters import distributed
 from converters.errors import InputError
 from pretrain.gradients import Gradient, joint, swav_terms
 from pretrain.memory_bank import MemoryBank, check_queue
-from pretrain.siamese import Batch, Siamese, SiameseConfig, check
+from pretrain.siamese import Batch, Siamese, SiameseConfig
 
 
 @dataclass
@@ -49,19 +50,15 @@ class Config(SiameseConfig):
         "SwAV compares codes with scores: no view's projection is the fixed target of another's"
     )
 
-    def __post_init__(self) -> None:
-        """Refuse what no recipe can mean.
-
-        Raises:
-            InputError: an unknown choice, or a number out of range.
-        """
-        super().__post_init__()
-        check("prototypes", self.prototypes, 2, 2**24)
-        check("temperature", self.temperature, 1e-3, 1e3)
-        check("epsilon", self.epsilon, 1e-3, 1e3)
-        check("sinkhorn_iterations", self.sinkhorn_iterations, 1, 1000)
-        for name in ("frozen_steps", "queue", "queue_from"):
-            check(name, getattr(self, name), 0, 2**31)
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "prototypes": (2, 2**24),
+        "temperature": (1e-3, 1e3),
+        "epsilon": (1e-3, 1e3),
+        "sinkhorn_iterations": (1, 1000),
+        "frozen_steps": (0, 2**31),
+        "queue": (0, 2**31),
+        "queue_from": (0, 2**31),
+    }
 
 
 @torch.no_grad()
@@ -115,7 +112,7 @@ class Method(Siamese):
     def __init__(self, config: Config, backbone: nn.Module, feature_dim: int):
         super().__init__(config, backbone, feature_dim)
         self.temperature, self.epsilon, self.iterations = config.temperature, config.epsilon, config.sinkhorn_iterations
-        self.frozen_steps, self.queue, self.queue_from = config.frozen_steps, config.queue, config.queue_from
+        self.frozen_steps, self.queue_size, self.queue_from = config.frozen_steps, config.queue, config.queue_from
         self.prototypes = nn.Linear(self.dim, config.prototypes, bias=False)
         self.queues = nn.ModuleList(MemoryBank(config.queue, self.dim) for _ in range(2 if config.queue else 0))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
@@ -130,7 +127,7 @@ class Method(Siamese):
                 "views.num_local=0"
             )
         if self.queues:
-            check_queue(self.queue, batch_size)
+            check_queue(self.queue_size, batch_size)
 
     def compare(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """See `Siamese.compare`; the prototypes are put back on the sphere first."""
@@ -160,7 +157,7 @@ class Method(Siamese):
         if self.queues:
             queue = self.queues[view]
             assert isinstance(queue, MemoryBank)
-            if queue.count >= self.queue:
+            if queue.count >= self.queue_size:
                 together = torch.cat([together, queue.rows])
             if self.steps >= self.queue_from:
                 queue.put(u)

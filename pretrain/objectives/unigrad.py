@@ -5,7 +5,9 @@ section 4. Official code: fundamentalvision/UniGrad, which computes the correlat
 vectors, with the current batch already in it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from pretrain.directpred import MovingCorrelation
 from pretrain.gradients import Gradient, unigrad_terms
 from pretrain.guidance import other_views, select, statistics
 from pretrain.guided import Guided, GuidedConfig, share_of_first_view
-from pretrain.siamese import Batch, check
+from pretrain.siamese import Batch
 
 
 @dataclass
@@ -37,15 +39,7 @@ class Config(GuidedConfig):
     balance: float = 100.0
     correlation_momentum: float = 0.99
 
-    def __post_init__(self) -> None:
-        """Refuse what no recipe can mean.
-
-        Raises:
-            InputError: an unknown choice, or a number out of range.
-        """
-        super().__post_init__()
-        check("balance", self.balance, 0, 1e6)
-        check("correlation_momentum", self.correlation_momentum, 0, 1)
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"balance": (0, 1e6), "correlation_momentum": (0, 1)}
 
 
 def unigrad_loss(u: Tensor, target: Tensor, correlation: Tensor, balance: float) -> Tensor:

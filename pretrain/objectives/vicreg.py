@@ -4,6 +4,7 @@ Bardes et al. 2022, "VICReg: Variance-Invariance-Covariance Regularization for S
 Official code: facebookresearch/vicreg, which halves the variance term's sum over views, and not the covariance term's.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from converters import distributed
 from pretrain.gradients import Gradient, joint, vicreg_terms
-from pretrain.siamese import Batch, Siamese, SiameseConfig, check
+from pretrain.siamese import Batch, Siamese, SiameseConfig
 
 
 @dataclass
@@ -38,15 +39,11 @@ class Config(SiameseConfig):
         "VICReg has no stop-gradient: both views of an image are moved, and none is a fixed target"
     )
 
-    def __post_init__(self) -> None:
-        """Refuse what no recipe can mean.
-
-        Raises:
-            InputError: an unknown choice, or a number out of range.
-        """
-        super().__post_init__()
-        for name in ("invariance", "variance", "covariance"):
-            check(name, getattr(self, name), 0, 1e6)
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "invariance": (0, 1e6),
+        "variance": (0, 1e6),
+        "covariance": (0, 1e6),
+    }
 
 
 def variance_and_covariance(z: Tensor) -> tuple[Tensor, Tensor]:
