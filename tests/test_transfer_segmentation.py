@@ -20,12 +20,13 @@ import torch
 from PIL import Image
 
 from converters.checkpoint import save
+from converters.errors import InputError
 from tests.test_transfer_detection_proof import trained_like
 from transfer import sample_data
 from transfer.results import Result, read
 from transfer.segmentation import main
 from transfer.segmentation_metrics import Confusions
-from transfer.segmentation_training import read_state
+from transfer.segmentation_training import last_state, read_state
 
 COMMAND = Path(__file__).parents[1] / "transfer" / "segmentation.py"
 NUM_TRAIN, NUM_VAL = 12, 11  # one more than the pictures show
@@ -453,6 +454,20 @@ def test_folder_of_another_run_is_refused_and_left_alone(
         assert run(*ADE, *arguments, options=options) == 2
         assert message in capsys.readouterr().err
         assert {path: path.stat().st_mtime_ns for path in OUTPUT.iterdir() if path.name != "run.lock"} == before
+
+
+def test_kill_between_a_state_and_its_note_loses_nothing(tmp_path: Path) -> None:
+    """MMEngine empties its note and fills it again, behind a state that is whole; a kill can fall between."""
+    for name in ("iter_5000.pth", "iter_10000.pth", "last_checkpoint"):
+        (tmp_path / name).touch()
+    assert last_state(tmp_path) == tmp_path / "iter_10000.pth"
+    (tmp_path / "last_checkpoint").write_text("/elsewhere/iter_5000.pth")
+    assert last_state(tmp_path) == tmp_path / "iter_5000.pth", "a filled note counts, also an older one"
+    (tmp_path / "last_checkpoint").write_text("")
+    for state in tmp_path.glob("iter_*.pth"):
+        state.unlink()
+    with pytest.raises(InputError, match="last_checkpoint is empty and no state lies beside it; start again"):
+        last_state(tmp_path)
 
 
 def test_damaged_state_is_named_with_the_one_to_fall_back_on(

@@ -282,12 +282,18 @@ def last_state(output: Path) -> Path | None:
     """The last state of a run's folder, wherever the folder was moved to; None without one.
 
     Raises:
-        InputError: the state that MMEngine has noted is gone.
+        InputError: the state that MMEngine has noted is gone, or it has noted none.
     """
     note = output / _LAST
     if not note.is_file():
         return None
-    state = output / Path(note.read_text().strip()).name
+    name = Path(note.read_text().strip()).name
+    if not name:  # killed while MMEngine rewrote the note, which it does when the newest state is whole
+        states = _states(output)
+        if not states:
+            raise InputError(f"{note} is empty and no state lies beside it; start again in another --output")
+        return states[-1]
+    state = output / name
     if state.is_file():
         return state
     raise InputError(f"{state} is gone, which {note} names as the last state; {_others(output, state)}")
@@ -308,8 +314,13 @@ def read_state(path: Path) -> dict[str, Any]:
     return content
 
 
+def _states(output: Path) -> list[Path]:
+    """By iteration: of two numbers the longer one is the later."""
+    return sorted(output.glob("iter_*.pth"), key=lambda path: (len(path.name), path.name))
+
+
 def _others(output: Path, state: Path) -> str:
-    others = [each.name for each in sorted(output.glob("iter_*.pth")) if each != state]
+    others = [each.name for each in _states(output) if each != state]
     if not others:
         return "there is no other: start again in another --output"
     return f"write the name of an older state into {_LAST} ({', '.join(others)})"
