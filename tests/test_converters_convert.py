@@ -42,8 +42,8 @@ def state() -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_pictures: None) -> Iterator[Run]:
-    """The command in an empty folder that is removed afterwards, since each file has 45 MB."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_pictures: None) -> Run:
+    """The command in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "240")
 
@@ -51,8 +51,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_pictures: None) -
         monkeypatch.setattr(sys, "argv", ["convert.py", *arguments])
         return main()
 
-    yield command
-    shutil.rmtree(tmp_path)
+    return command
 
 
 @pytest.fixture(scope="module")

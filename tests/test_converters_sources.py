@@ -1246,10 +1246,9 @@ def test_named_origin_without_branch_never_picks_one_of_two_networks(genuine: Ge
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Iterator[Path]:
-    """Where a file may lie; its folder is removed afterwards, since each file has 45 MB."""
-    yield tmp_path / "weights.pth"
-    shutil.rmtree(tmp_path)
+def path(tmp_path: Path) -> Path:
+    """Where a file may lie."""
+    return tmp_path / "weights.pth"
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def checkpoint(original: Path) -> Checkpoint:
 
 
 @pytest.fixture
-def written(tmp_path: Path, checkpoint: Checkpoint) -> Iterator[Callable[[str], Path]]:
+def written(tmp_path: Path, checkpoint: Checkpoint) -> Callable[[str], Path]:
     """Writes the checkpoint as a target's file, facts beside it."""
 
     def write(target: str) -> Path:
@@ -69,8 +69,7 @@ def written(tmp_path: Path, checkpoint: Checkpoint) -> Iterator[Callable[[str], 
         verify.write(checkpoint, target, path, path)
         return path
 
-    yield write
-    shutil.rmtree(tmp_path)
+    return write
 
 
 def statuses(certificate: Certificate) -> dict[str, str]:
@@ -161,7 +160,6 @@ def test_certificate_fails_for_the_stride_in_the_other_convolution(tmp_path: Pat
     part = next(part for part in certificate.parts if part.framework == "detectron2")
     assert part.tensors == (265, 265)
     assert "outputs differ" in reasons(certificate, "detectron2")
-    shutil.rmtree(tmp_path)
 
 
 @pytest.mark.usefixtures("small_pictures")
@@ -176,7 +174,6 @@ def test_certificate_fails_for_the_momentum_branch_taken_for_the_online_one(
     assert statuses(certificate) == {target: FAILED}
     assert "not equal to the original: " in reasons(certificate, target)
     assert certify(original, Request(branch="target"), output, target).failures == []
-    shutil.rmtree(tmp_path)
 
 
 def swap_pair(model: dict[str, Tensor]) -> None:
@@ -224,7 +221,6 @@ def test_network_that_was_never_trained_fails(tmp_path: Path) -> None:
     request = Request(source="torchvision")
     verify.write(read_checkpoint(original, request).checkpoint, "torchvision", output, output)
     assert "as if never trained" in certify(original, request, output, "torchvision", frameworks=()).failures[0]
-    shutil.rmtree(tmp_path)
 
 
 @pytest.mark.usefixtures("small_pictures")
@@ -252,7 +248,6 @@ def test_architecture_that_frameworks_lack_is_certified_where_it_can_be(arch: st
     frameworks = dict.fromkeys(("torchvision", *DENSE), NOT_APPLICABLE)
     assert statuses(certificate) == {"safetensors": PASSED, **frameworks}
     assert f"this is {arch}" in reasons(certificate, "detectron2")
-    shutil.rmtree(tmp_path)
 
 
 def read_own(folder: Path, arch: str) -> Checkpoint:
@@ -273,7 +268,6 @@ def test_pixels_of_the_origin_reach_every_framework(tmp_path: Path) -> None:
     verify.write(checkpoint, "detectron2", output, output)
     assert "PIXEL_MEAN: [0.0, 0.0, 0.0]\n  PIXEL_STD: [255.0, 255.0, 255.0]" in output.with_suffix(".yaml").read_text()
     assert certify(original, request, output, "detectron2").failures == []
-    shutil.rmtree(tmp_path)
 
 
 @pytest.mark.parametrize("target", targets.names())
@@ -294,7 +288,6 @@ def test_ours_to_theirs_to_ours_is_the_identity(target: str, arch: str, tmp_path
     assert list(back.backbone) == list(checkpoint.backbone)
     assert all(torch.equal(back.backbone[name], tensor) for name, tensor in checkpoint.backbone.items())
     assert {x.dtype for x in back.backbone.values()} == {torch.float32, torch.int64}
-    shutil.rmtree(tmp_path)
 
 
 def test_every_output_loads_without_running_code(written: Callable[[str], Path]) -> None:
@@ -319,4 +312,3 @@ def test_names_of_detectron2_are_one_to_one_at_every_depth(arch: str, tensors: i
     loaded = targets.find("detectron2").load(path, checkpoint)
     assert len(loaded.tensors) == tensors
     assert all(torch.equal(tensor, checkpoint.backbone[name]) for name, tensor in loaded.tensors.items())
-    shutil.rmtree(tmp_path)
